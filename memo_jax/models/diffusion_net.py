@@ -1,0 +1,283 @@
+"""The Diffusion Net: from noisy latents of a clip to the velocity that cleans them."""
+
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx, struct
+from jaxtyping import Array, Bool, Float, Int
+
+from memo_jax.config import DiffusionNetConfig
+from memo_jax.models.audio_attention import NORMS_PER_MODULE, AudioModule
+from memo_jax.models.layers import TimestepEmbedding, conv, group_norm, normed_frames, timestep_code
+from memo_jax.models.motion import LayerMemory, MotionMemory, MotionModule
+from memo_jax.models.reference_net import ReferenceFeatures
+from memo_jax.models.resnet import Downsample, ResnetBlock, Upsample
+from memo_jax.models.spatial import SpatialCache, SpatialTransformer
+from memo_jax.models.types import Dtype, Rngs
+from memo_jax.models.unet import MID_FEATURE, LayerPlan, LevelPlan, down_levels, up_levels
+
+
+@struct.dataclass
+class CachedFeatures:
+    """Reference and face keys and values of every spatial transformer, by feature name."""
+
+    spatial: dict[str, SpatialCache]
+
+
+@struct.dataclass
+class _Step:
+    """What every layer of one denoising step is given."""
+
+    time: Float[Array, "b t"]
+    spatial: dict[str, SpatialCache]
+    emotion: Int[Array, "b modules norms"]
+    memory: MotionMemory
+    use_reference: np.ndarray | Array | None = struct.field(pytree_node=False)
+
+
+class DiffusionNet(nnx.Module):
+    """SD1.5's UNet over frames: resnet -> spatial -> audio -> motion in every layer."""
+
+    def __init__(self, config: DiffusionNetConfig, *, dtype: Dtype = jnp.float32, rngs: Rngs):
+        self.config = config
+        widths = config.block_out_channels
+        time_dim = 4 * widths[0]
+        self.conv_in = conv(config.in_channels, widths[0], 3, dtype=dtype, rngs=rngs)
+        self.time_embedding = TimestepEmbedding(widths[0], time_dim, dtype=dtype, rngs=rngs)
+        kwargs = {"time_dim": time_dim, "dtype": dtype, "rngs": rngs}
+        self.down_blocks = nnx.List([Level(plan, config, **kwargs) for plan in down_levels(config)])
+        self.mid_block = Middle(config, **kwargs)
+        self.up_blocks = nnx.List([Level(plan, config, **kwargs) for plan in up_levels(config)])
+        self.conv_norm_out = group_norm(
+            widths[0], config.norm_num_groups, config.norm_eps, rngs=rngs
+        )
+        self.conv_out = conv(widths[0], config.out_channels, 3, dtype=dtype, rngs=rngs)
+
+    @property
+    def emotion_norms(self) -> int:
+        """How many emotion norms there are, each of which training drops on its own."""
+        return NORMS_PER_MODULE * (
+            1 + sum(len(level.audio_modules) for level in self._levels() if level.attention)
+        )
+
+    def cache(
+        self, features: ReferenceFeatures, face_tokens: Float[Array, "b t c"]
+    ) -> CachedFeatures:
+        """What the portrait and the face give every spatial transformer, whatever the step."""
+        spatial = {}
+        for level in self._levels():
+            for name, attention in level.named_attentions():
+                spatial[name] = attention.cache(face_tokens, features.portrait(name))
+        name, attention = MID_FEATURE, self.mid_block.attentions[0]
+        spatial[name] = attention.cache(face_tokens, features.portrait(name))
+        return CachedFeatures(spatial)
+
+    def remember(self, features: ReferenceFeatures, memory: MotionMemory | None) -> MotionMemory:
+        """The memory after the clip whose frames `features` holds as past.
+
+        `memory` is what was remembered before them; None means nothing. The result depends on the
+        past frames alone, not on the step, and carries no gradient.
+        """
+        layers: dict[str, LayerMemory] = {}
+        for level in self._levels():
+            for j, module in enumerate(getattr(level, "motion_modules", ())):
+                past = features.past(level.plan.feature(j))
+                layers |= module.remember(level.motion_path(j), past, memory)
+        for j, module in enumerate(self.mid_block.motion_modules):
+            past = features.past(MID_FEATURE)
+            layers |= module.remember(self.mid_block.motion_path(j), past, memory)
+        return MotionMemory(layers)
+
+    def __call__(
+        self,
+        latents: Float[Array, "b f h w c"],
+        timesteps: Float[Array, " b"],
+        features: ReferenceFeatures | CachedFeatures,
+        face_tokens: Float[Array, "b t c_face"] | None,
+        audio_tokens: Float[Array, "b f m c_audio"],
+        emotion: Int[Array, " b"] | Int[Array, "b norms"],
+        memory: MotionMemory,
+        use_reference: Bool[np.ndarray, " b"] | Bool[Array, " b"] | None = None,
+    ) -> Float[Array, "b f h w c_out"]:
+        """The velocity (noise - data) at `timesteps` = 1000 * sigma, float32.
+
+        Args:
+          features: those of the Reference Net, or what `cache` made of them (then `face_tokens`
+            are in it already and may be None).
+          emotion: one label per sample, or one for each of the `emotion_norms`, which is how
+            training drops them independently.
+          memory: what `remember` gave.
+          use_reference: which samples attend to their portrait; None means all. Known values (not
+            traced ones) are used to skip the work of those that do not.
+        """
+        config = self.config
+        if isinstance(features, ReferenceFeatures):
+            if face_tokens is None:
+                raise ValueError("face_tokens are needed unless features are cached")
+            features = self.cache(features, face_tokens)
+        if emotion.ndim == 1:
+            emotion = jnp.broadcast_to(emotion[:, None], (len(emotion), self.emotion_norms))
+        code = timestep_code(
+            timesteps,
+            config.block_out_channels[0],
+            flip_sin_to_cos=config.flip_sin_to_cos,
+            freq_shift=config.freq_shift,
+        )
+        step = _Step(
+            time=self.time_embedding(code),
+            spatial=features.spatial,
+            emotion=rearrange(emotion, "b (modules n) -> b modules n", n=NORMS_PER_MODULE),
+            memory=memory,
+            use_reference=use_reference,
+        )
+
+        x = self.conv_in(latents)
+        audio: Array | None = audio_tokens.astype(x.dtype)
+        skips, module = [x], 0
+        for level in self.down_blocks:
+            for j in range(len(level.plan.layers)):
+                x, audio, module = level.layer(j, x, audio, module, step)
+                skips.append(x)
+            if level.plan.resample:
+                x = level.downsamplers[0](x)
+                skips.append(x)
+        x, audio, module = self.mid_block(x, audio, module, step)
+        for level in self.up_blocks:
+            for j in range(len(level.plan.layers)):
+                x = jnp.concatenate([x, skips.pop()], axis=-1)
+                x, audio, module = level.layer(j, x, audio, module, step)
+            if level.plan.resample:
+                # Latents whose sides do not halve evenly come back to the skip's size.
+                x = level.upsamplers[0](x, size=skips[-1].shape[2:4])
+        x = normed_frames(self.conv_norm_out, x, per_frame=config.norm_per_frame)
+        return self.conv_out(nnx.silu(x)).astype(jnp.float32)
+
+    def _levels(self) -> list["Level"]:
+        return [*self.down_blocks, *self.up_blocks]
+
+
+def _spatial(config: DiffusionNetConfig, width: int, **kwargs) -> SpatialTransformer:
+    return SpatialTransformer(
+        width, config.cross_attention_dim, config.num_heads, config.norm_num_groups, **kwargs
+    )
+
+
+def _audio(
+    config: DiffusionNetConfig, layer: LayerPlan, *, final: bool = False, **kwargs
+) -> AudioModule:
+    return AudioModule(
+        layer.c_out,
+        config.num_heads * (layer.audio_width // config.num_heads),
+        config.audio_attention_dim,
+        config.num_heads,
+        config.norm_num_groups,
+        config.emotion_rows,
+        final=final,
+        **kwargs,
+    )
+
+
+def _resnet(config: DiffusionNetConfig, c_in: int, c_out: int, **kwargs) -> ResnetBlock:
+    return ResnetBlock(
+        c_in,
+        c_out,
+        groups=config.norm_num_groups,
+        eps=config.norm_eps,
+        per_frame=config.norm_per_frame,
+        **kwargs,
+    )
+
+
+class Level(nnx.Module):
+    """One resolution (manifest: `down_blocks.*`, `up_blocks.*`)."""
+
+    def __init__(
+        self,
+        plan: LevelPlan,
+        config: DiffusionNetConfig,
+        *,
+        time_dim: int,
+        dtype: Dtype,
+        rngs: Rngs,
+    ):
+        self.plan = plan
+        self.attention = plan.attention
+        self.mixed_rows = config.reference_rows == "mixed"
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        layers = plan.layers
+        self.resnets = nnx.List(
+            [_resnet(config, l.c_in, l.c_out, time_dim=time_dim, **kwargs) for l in layers]
+        )
+        if plan.attention:
+            last = [plan.last and j + 1 == len(layers) for j in range(len(layers))]
+            self.attentions = nnx.List([_spatial(config, l.c_out, **kwargs) for l in layers])
+            self.audio_modules = nnx.List(
+                [_audio(config, l, final=f, **kwargs) for l, f in zip(layers, last, strict=True)]
+            )
+        if plan.scale in config.motion_resolutions:
+            self.motion_modules = nnx.List(
+                [MotionModule(l.c_out, config.motion, **kwargs) for l in layers]
+            )
+        if plan.resample and plan.side == "down":
+            self.downsamplers = nnx.List([Downsample(layers[-1].c_out, **kwargs)])
+        if plan.resample and plan.side == "up":
+            self.upsamplers = nnx.List([Upsample(layers[-1].c_out, **kwargs)])
+
+    def named_attentions(self) -> list[tuple[str, SpatialTransformer]]:
+        """The spatial transformers with the names of their reference features."""
+        return [(self.plan.feature(j), a) for j, a in enumerate(getattr(self, "attentions", ()))]
+
+    def motion_path(self, j: int) -> str:
+        """The manifest path of a motion module."""
+        return f"{self.plan.side}_blocks.{self.plan.index}.motion_modules.{j}"
+
+    def layer(
+        self, j: int, x: Array, audio: Array | None, module: int, step: _Step
+    ) -> tuple[Array, Array | None, int]:
+        """Layer `j`; `module` counts the audio modules that have run."""
+        x = self.resnets[j](x, step.time)
+        if self.attention:
+            x, _ = self.attentions[j](
+                x,
+                step.spatial[self.plan.feature(j)],
+                use_reference=step.use_reference,
+                mixed_rows=self.mixed_rows,
+            )
+            x, audio = self.audio_modules[j](x, audio, step.emotion[:, module])
+            module += 1
+        if hasattr(self, "motion_modules"):
+            x = self.motion_modules[j](self.motion_path(j), x, step.memory)
+        return x, audio, module
+
+
+class Middle(nnx.Module):
+    """The lowest resolution: resnet, one full layer's modules, resnet (manifest: `mid_block`)."""
+
+    def __init__(self, config: DiffusionNetConfig, *, time_dim: int, dtype: Dtype, rngs: Rngs):
+        width = config.block_out_channels[-1]
+        self.mixed_rows = config.reference_rows == "mixed"
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        self.attentions = nnx.List([_spatial(config, width, **kwargs)])
+        self.audio_modules = nnx.List([_audio(config, LayerPlan(width, width, width), **kwargs)])
+        self.motion_modules = nnx.List([MotionModule(width, config.motion, **kwargs)])
+        self.resnets = nnx.List(
+            [_resnet(config, width, width, time_dim=time_dim, **kwargs) for _ in range(2)]
+        )
+
+    def motion_path(self, j: int) -> str:
+        """The manifest path of a motion module."""
+        return f"mid_block.motion_modules.{j}"
+
+    def __call__(
+        self, x: Array, audio: Array | None, module: int, step: _Step
+    ) -> tuple[Array, Array | None, int]:
+        x = self.resnets[0](x, step.time)
+        x, _ = self.attentions[0](
+            x,
+            step.spatial[MID_FEATURE],
+            use_reference=step.use_reference,
+            mixed_rows=self.mixed_rows,
+        )
+        x, audio = self.audio_modules[0](x, audio, step.emotion[:, module])
+        x = self.motion_modules[0](self.motion_path(0), x, step.memory)
+        return self.resnets[1](x, step.time), audio, module + 1

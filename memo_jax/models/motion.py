@@ -1,0 +1,195 @@
+"""Motion modules: linear attention over frames, guided by a memory of the past.
+
+The memory is an argument and a result, never an attribute: `remember` makes it from the past
+frames' features once per clip, `__call__` reads it at every denoising step (arXiv:2412.04448,
+eq. 2-4; `MotionConfig` names where the release departs).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx, struct
+from jaxtyping import Array, Float
+
+from memo_jax.config import MotionConfig
+from memo_jax.models.layers import FeedForward, group_norm, layer_norm, linear, normed
+from memo_jax.models.layers import normed_frames
+from memo_jax.models.types import Dtype, Rngs
+
+_GROUPS = 32
+_MIN_NORMALISER = 1e-10
+
+
+@struct.dataclass
+class LayerMemory:
+    """What one motion attention remembers, float32: sums over past frames, faded by their age.
+
+    Rows are n = ((b * h + y) * w + x) * heads + head.
+    """
+
+    kv: Float[Array, "n d d"]
+    z: Float[Array, "n 1 d"]
+
+
+@struct.dataclass
+class MotionMemory:
+    """The memory of all motion attentions, by manifest path. Zeros and None are the same past:
+    none."""
+
+    layers: dict[str, LayerMemory]
+
+
+class MotionAttention(nnx.Module):
+    """Linear attention over frames at each position (manifest: `attention_blocks.*`)."""
+
+    def __init__(self, width: int, config: MotionConfig, *, dtype: Dtype, rngs: Rngs):
+        self.config = config
+        self.to_q = linear(width, width, bias=False, dtype=dtype, rngs=rngs)
+        self.to_k = linear(width, width, bias=False, dtype=dtype, rngs=rngs)
+        self.to_v = linear(width, width, bias=False, dtype=dtype, rngs=rngs)
+        self.to_out = linear(width, width, dtype=dtype, rngs=rngs)
+        if config.position_code:
+            self.pos_encoder = PositionCode(width, config.max_frames)
+
+    def remember(
+        self, past: Float[Array, "b p s c"], memory: LayerMemory | None
+    ) -> LayerMemory:
+        """The memory after the normalised past frames, oldest first. Carries no gradient."""
+        g, released = self.config.decay, self.config.memory_decay == "released"
+        frames = past.shape[1]
+        k = self._keys(self.to_k(past))
+        v = self._fold(self.to_v(past)).astype(jnp.float32)
+        fade = jnp.asarray(g ** np.arange(frames - 1, -1, -1, dtype=np.float32))[:, None]
+        faded = k * fade
+        kv = jnp.einsum("npd,npe->nde", faded, v * fade if released else v)
+        z = jnp.sum(faded, axis=1, keepdims=True)
+        if memory is not None:
+            kv, z = g**frames * memory.kv + kv, g**frames * memory.z + z
+        return jax.lax.stop_gradient(LayerMemory(kv, z))
+
+    def __call__(
+        self, x: Float[Array, "b f s c"], memory: LayerMemory
+    ) -> Float[Array, "b f s c"]:
+        """Attention of the current, normalised frames to themselves and to the memory."""
+        b, f, s, c = x.shape
+        if self.config.position_code:
+            x = x + self.pos_encoder(f)[None, :, None].astype(x.dtype)
+        heads = self.config.num_heads
+        d = c // heads
+        q = jax.nn.softmax(self._fold(self.to_q(x)).astype(jnp.float32), axis=-1) * d**-0.5
+        k, v = self._keys(self.to_k(x)), self._fold(self.to_v(x)).astype(jnp.float32)
+
+        read = self.config.decay if self.config.memory_decay == "released" else 1.0
+        kv, z = read * memory.kv, read * memory.z + jnp.sum(k, axis=1, keepdims=True)
+        # Over few frames their f x f scores cost less than the d x d sum they would make.
+        if f <= d:
+            scores = jnp.einsum("nfd,ngd->nfg", q, k)
+            now = jnp.einsum("nfg,nge->nfe", scores, v)
+        else:
+            now = jnp.einsum("nfd,nde->nfe", q, jnp.einsum("nfd,nfe->nde", k, v))
+        numerator = now + jnp.einsum("nfd,nde->nfe", q, kv)
+        normaliser = jnp.einsum("nfd,nod->nfo", q, z)
+        y = numerator / jnp.maximum(normaliser, _MIN_NORMALISER)
+        y = rearrange(y, "(b s heads) f d -> b f s (heads d)", b=b, s=s)
+        return self.to_out(y)
+
+    def _keys(self, k: Float[Array, "b f s c"]) -> Float[Array, "n f d"]:
+        axis = 1 if self.config.key_activation == "frames" else -1
+        return jax.nn.softmax(self._fold(k).astype(jnp.float32), axis=axis)
+
+    def _fold(self, x: Float[Array, "b f s c"]) -> Float[Array, "n f d"]:
+        return rearrange(
+            x, "b f s (heads d) -> (b s heads) f d", heads=self.config.num_heads
+        )
+
+
+class PositionCode(nnx.Module):
+    """Sinusoidal position of a frame in its clip (manifest: `pos_encoder.pe`).
+
+    A constant by meaning but a parameter here, so that a checkpoint's own table is the one used
+    and the one given back. No gradient reaches it.
+    """
+
+    def __init__(self, width: int, frames: int):
+        angles = np.arange(frames)[:, None] * np.exp(
+            np.arange(0, width, 2) * (-np.log(10000.0) / width)
+        )
+        table = np.stack([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
+        self.pe = nnx.Param(jnp.asarray(rearrange(table, "f half two -> 1 f (half two)")))
+
+    def __call__(self, frames: int) -> Float[Array, "f c"]:
+        table = jax.lax.stop_gradient(self.pe[...])
+        if frames > table.shape[1]:
+            raise ValueError(
+                f"{frames} frames in a clip, but the position code has {table.shape[1]}"
+            )
+        return table[0, :frames]
+
+
+class MotionBlock(nnx.Module):
+    """Attentions over frames, then a feed-forward (manifest: `transformer_blocks.*`)."""
+
+    def __init__(self, width: int, config: MotionConfig, *, dtype: Dtype, rngs: Rngs):
+        count = config.attentions_per_block
+        self.attention_blocks = nnx.List(
+            [MotionAttention(width, config, dtype=dtype, rngs=rngs) for _ in range(count)]
+        )
+        self.norms = nnx.List([layer_norm(width, rngs=rngs) for _ in range(count)])
+        self.ff = FeedForward(width, dtype=dtype, rngs=rngs)
+        self.ff_norm = layer_norm(width, rngs=rngs)
+
+
+class MotionModule(nnx.Module):
+    """A motion block between group norm and projections
+    (manifest: `motion_modules.*.temporal_transformer`).
+
+    Past frames pass the same norm and projection as the current ones, but are not themselves
+    updated from attention to attention.
+    """
+
+    def __init__(self, width: int, config: MotionConfig, *, dtype: Dtype, rngs: Rngs):
+        inner = config.num_heads * (width // config.num_heads // config.dim_div)
+        self.norm = group_norm(width, _GROUPS, 1e-6, rngs=rngs)
+        self.proj_in = linear(width, inner, dtype=dtype, rngs=rngs)
+        self.transformer_blocks = nnx.List(
+            [MotionBlock(inner, config, dtype=dtype, rngs=rngs) for _ in range(config.num_blocks)]
+        )
+        # Zero, so that a new motion module starts as the identity.
+        self.proj_out = linear(inner, width, zero=True, dtype=dtype, rngs=rngs)
+
+    def remember(
+        self,
+        path: str,
+        past: Float[Array, "b p s c"],
+        memory: MotionMemory | None,
+    ) -> dict[str, LayerMemory]:
+        """The memory of this module's attentions after the past frames' features."""
+        past = self._enter(past[:, :, None])
+        return {
+            name: attention.remember(
+                normed(block.norms[k], past), None if memory is None else memory.layers[name]
+            )
+            for block, k, attention, name in self._attentions(path)
+        }
+
+    def __call__(
+        self, path: str, x: Float[Array, "b f h w c"], memory: MotionMemory
+    ) -> Float[Array, "b f h w c"]:
+        h = self._enter(x)
+        for block, k, attention, name in self._attentions(path):
+            h = h + attention(normed(block.norms[k], h), memory.layers[name])
+            if k + 1 == len(block.attention_blocks):
+                h = h + block.ff(normed(block.ff_norm, h))
+        return x + rearrange(self.proj_out(h), "b f (h w) c -> b f h w c", h=x.shape[2])
+
+    def _attentions(self, path: str) -> list[tuple[MotionBlock, int, MotionAttention, str]]:
+        prefix = f"{path}.temporal_transformer.transformer_blocks"
+        return [
+            (block, k, attention, f"{prefix}.{j}.attention_blocks.{k}")
+            for j, block in enumerate(self.transformer_blocks)
+            for k, attention in enumerate(block.attention_blocks)
+        ]
+
+    def _enter(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f s c"]:
+        return rearrange(self.proj_in(normed_frames(self.norm, x)), "b f h w c -> b f (h w) c")

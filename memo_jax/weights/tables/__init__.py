@@ -1,0 +1,1 @@
+"""Rule tables, one module for each network."""
