@@ -109,16 +109,26 @@ def load_torch(
       ConversionError: anything missing, unknown or misshapen; it lists all of it.
       UserError: a config we do not implement.
     """
-    part = component(name)
-    ours = part.config.from_torch(config)
+    graphdef, values = import_torch(component(name), config, tensors, dtype)[1:]
+    return assemble(graphdef, values)
+
+
+def import_torch(
+    part: Component, config: Mapping[str, Any], tensors: Mapping[str, Any], dtype: Any
+) -> tuple[Any, nnx.GraphDef, dict[str, np.ndarray]]:
+    """Our config, the module's structure and its weights on the host; raises as `load_torch`."""
+    try:
+        ours = part.config.from_torch(config)
+    except KeyError as error:
+        raise UserError(f"{part.name}: its config lacks {error}") from error
     graphdef, shapes = part.abstract(ours, dtype)
     values = import_tensors(
-        name,
+        part.name,
         part.rules(ours),
         _renamed(part, tensors),
         {path: leaf.shape for path, leaf in shapes.items()},
     )
-    return assemble(graphdef, values)
+    return ours, graphdef, values
 
 
 def to_torch(name: str, module: nnx.Module) -> dict[str, np.ndarray]:

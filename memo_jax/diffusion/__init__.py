@@ -1,0 +1,1 @@
+"""Rectified flow: noise levels, Euler steps, guidance, and the rollout over clips."""

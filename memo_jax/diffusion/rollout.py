@@ -1,0 +1,249 @@
+"""Clip after clip: a clip is a pure function, memory is its carry.
+
+    condition(portrait, past, face)   -> ClipCondition    once per clip
+    denoise(ClipCondition, audio, ...) -> latents         scan over Euler steps
+    decode(latents)                    -> frames
+    rollout = scan over clips of the three
+"""
+
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, repeat
+from flax import nnx, struct
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from memo_jax.config import SamplerConfig
+from memo_jax.diffusion import guidance as cfg
+from memo_jax.diffusion.euler import euler
+from memo_jax.diffusion.flow import sampling_sigmas
+from memo_jax.models.diffusion_net import CachedFeatures, DiffusionNet
+from memo_jax.models.motion import MotionMemory
+from memo_jax.models.projections import AudioProjection, ImageProjection
+from memo_jax.models.reference_net import ReferenceNet
+from memo_jax.models.vae import VAE
+
+
+class Generator(nnx.Module):
+    """The networks that make frames, as one pytree."""
+
+    def __init__(
+        self,
+        vae: VAE,
+        reference_net: ReferenceNet,
+        diffusion_net: DiffusionNet,
+        image_proj: ImageProjection,
+        audio_proj: AudioProjection,
+    ):
+        self.vae = vae
+        self.reference_net = reference_net
+        self.diffusion_net = diffusion_net
+        self.image_proj = image_proj
+        self.audio_proj = audio_proj
+
+
+@struct.dataclass
+class Portrait:
+    """What stays the same for a whole video: the portrait's latents and its face tokens, those of
+    the null face first where there is guidance."""
+
+    latents: Float[Array, "b h w z"]
+    face_tokens: Float[Array, "branches t c"]
+
+
+@struct.dataclass
+class ClipCondition:
+    """All that no denoising step changes."""
+
+    features: CachedFeatures
+    memory: MotionMemory
+
+
+@struct.dataclass
+class Carry:
+    """What one clip leaves to the next: save it, and a rollout goes on as if never stopped.
+
+    `past` are the frames the next clip remembers, in [0, 1]; `clip` counts clips since the start.
+    """
+
+    memory: MotionMemory
+    past: Float[Array, "b p H W 3"]
+    clip: Int[Array, ""]
+
+
+@struct.dataclass
+class ClipInputs:
+    """What one clip (or with a leading axis, several) is made from.
+
+    `audio` are windows of hidden states; `noise` stands for drawn noise where not None.
+    """
+
+    audio: Float[Array, "*clips b f window layers d"]
+    emotion: Int[Array, "*clips b"]
+    noise: Float[Array, "*clips b f h w z"] | None = None
+
+    @classmethod
+    def stack(cls, clips: list[Self]) -> Self:
+        """Several clips with a leading axis."""
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *clips)
+
+
+def prepare_portrait(
+    generator: Generator,
+    sampler: SamplerConfig,
+    image: Float[Array, "b H W 3"],
+    face: Float[Array, "b e"],
+) -> Portrait:
+    """The portrait's part of every clip. `image` in [-1, 1]; `face` is its embedding, zeros where
+    no face is known."""
+    tokens = generator.image_proj(face)
+    if cfg.guided(sampler.guidance):
+        tokens = cfg.both_branches(generator.image_proj(jnp.zeros_like(face)), tokens)
+    return Portrait(_encode(generator.vae, image[:, None])[:, 0], tokens)
+
+
+def first_carry(
+    generator: Generator,
+    sampler: SamplerConfig,
+    portrait: Portrait,
+    image: Float[Array, "b H W 3"],
+) -> Carry:
+    """The carry before the first clip: the portrait stands in for the past, memory is empty."""
+    past = repeat(image / 2 + 0.5, "b h w c -> b p h w c", p=sampler.first_past_frames)
+    shapes = jax.eval_shape(lambda: condition(generator, portrait, past, None).memory)
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return Carry(memory=empty, past=past, clip=jnp.zeros((), jnp.int32))
+
+
+def condition(
+    generator: Generator,
+    portrait: Portrait,
+    past: Float[Array, "b p H W 3"],
+    memory: MotionMemory | None,
+) -> ClipCondition:
+    """One clip's condition from the past frames in [0, 1]: the Reference Net runs here, once."""
+    past_latents = _encode(generator.vae, 2 * past - 1)
+    latents = jnp.concatenate([portrait.latents[:, None], past_latents], axis=1)
+    branches = portrait.face_tokens.shape[0] // latents.shape[0]
+    latents = jnp.concatenate([latents] * branches)
+    features = generator.reference_net(latents, portrait.face_tokens)
+    net = generator.diffusion_net
+    return ClipCondition(
+        features=net.cache(features, portrait.face_tokens),
+        memory=net.remember(features, memory),
+    )
+
+
+def denoise(
+    generator: Generator,
+    sampler: SamplerConfig,
+    clip_condition: ClipCondition,
+    audio: Float[Array, "b f window layers d"],
+    emotion: Int[Array, " b"],
+    noise: Float[Array, "b f h w z"],
+) -> Float[Array, "b f h w z"]:
+    """Clean latents of one clip (times the VAE's scaling factor)."""
+    net = generator.diffusion_net
+    tokens, use_reference = generator.audio_proj(audio), None
+    if cfg.guided(sampler.guidance):
+        if sampler.null_audio == "zeros":
+            silent = jnp.zeros_like(tokens)
+        else:
+            silent = generator.audio_proj(jnp.zeros_like(audio))
+        tokens = cfg.both_branches(silent, tokens)
+        emotion = cfg.both_branches(jnp.full_like(emotion, net.config.null_emotion), emotion)
+        use_reference = cfg.attends_to_reference(noise.shape[0])
+
+    def velocity(x: Array, timesteps: Array) -> Array:
+        if use_reference is not None:
+            x, timesteps = jnp.concatenate([x, x]), jnp.concatenate([timesteps, timesteps])
+        v = net(
+            x,
+            timesteps,
+            clip_condition.features,
+            None,
+            tokens,
+            emotion,
+            clip_condition.memory,
+            use_reference,
+        )
+        return v if use_reference is None else cfg.combine(v, sampler.guidance)
+
+    return euler(velocity, noise, sampling_sigmas(sampler.steps))
+
+
+def decode(vae: VAE, latents: Float[Array, "b f h w z"]) -> Float[Array, "b f H W 3"]:
+    """Frames in [0, 1]."""
+    images = _frame_by_frame(vae.decode, latents / vae.config.scaling_factor)
+    return jnp.clip(images / 2 + 0.5, 0.0, 1.0)
+
+
+def clip(
+    generator: Generator,
+    sampler: SamplerConfig,
+    portrait: Portrait,
+    key: PRNGKeyArray,
+    carry: Carry,
+    inputs: ClipInputs,
+) -> tuple[Carry, Float[Array, "b f H W 3"]]:
+    """One clip: ((memory, past), inputs) -> ((memory', past'), frames)."""
+    clip_condition = condition(generator, portrait, carry.past, carry.memory)
+    noise = inputs.noise
+    if noise is None:
+        b, f = inputs.audio.shape[:2]
+        shape = (b, f, *portrait.latents.shape[1:])
+        noise = jax.random.normal(jax.random.fold_in(key, carry.clip), shape, jnp.float32)
+    latents = denoise(generator, sampler, clip_condition, inputs.audio, inputs.emotion, noise)
+    frames = decode(generator.vae, latents)
+    seen = jnp.concatenate([carry.past, frames], axis=1)
+    after = Carry(clip_condition.memory, seen[:, -sampler.past_frames :], carry.clip + 1)
+    return after, frames
+
+
+def rollout(
+    generator: Generator,
+    sampler: SamplerConfig,
+    portrait: Portrait,
+    key: PRNGKeyArray,
+    carry: Carry,
+    inputs: ClipInputs,
+) -> tuple[Carry, Float[Array, "clips b f H W 3"]]:
+    """Clips in a row, as one scan over `inputs`' leading axis.
+
+    The noise of a clip depends on `key` and the clip's number alone, so that neither the chunks a
+    video is made in nor a stop in between changes a frame.
+    """
+
+    def step(carry: Carry, inputs: ClipInputs) -> tuple[Carry, Array]:
+        return clip(generator, sampler, portrait, key, carry, inputs)
+
+    if carry.past.shape[1] == sampler.past_frames:
+        return jax.lax.scan(step, carry, inputs)
+    # A first clip with another number of past frames cannot share the scan's carry.
+    carry, first = step(carry, jax.tree.map(lambda leaf: leaf[0], inputs))
+    carry, rest = jax.lax.scan(step, carry, jax.tree.map(lambda leaf: leaf[1:], inputs))
+    return carry, jnp.concatenate([first[None], rest])
+
+
+def _encode(vae: VAE, frames: Float[Array, "b p H W 3"]) -> Float[Array, "b p h w z"]:
+    """Scaled latents (the posterior's mean) of frames in [-1, 1]."""
+    return _frame_by_frame(lambda x: vae.encode(x)[0], frames) * vae.config.scaling_factor
+
+
+def _frame_by_frame(f, frames: Float[Array, "b n ..."]) -> Float[Array, "b n ..."]:
+    """`f` over images in slices, so that the autoencoder's activations of a whole clip never
+    exist at once; small images go all together."""
+    b = frames.shape[0]
+    images = rearrange(frames, "b n h w c -> (b n) h w c")
+    pixels = images.shape[1] * images.shape[2] * (1 if images.shape[-1] == 3 else 64)
+    at_once = max(1, _SLICE_PIXELS // pixels)
+    if at_once >= len(images):
+        out = f(images)
+    else:
+        out = jax.lax.map(lambda image: f(image[None])[0], images, batch_size=at_once)
+    return rearrange(out, "(b n) h w c -> b n h w c", b=b)
+
+
+# Pixels the autoencoder works on at once: two frames of 512 x 512.
+_SLICE_PIXELS = 2 * 512 * 512

@@ -1,0 +1,353 @@
+"""Pipeline: a portrait and a recording become frames, whole or chunk by chunk."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+
+from memo_jax.config import SamplerConfig
+from memo_jax.diffusion.rollout import (
+    Carry,
+    ClipInputs,
+    Generator,
+    Portrait,
+    first_carry,
+    prepare_portrait,
+    rollout,
+)
+from memo_jax.errors import UserError
+from memo_jax.pipeline.hearing import Ear, Hearing
+from memo_jax.pipeline.scene import FaceModels, Scene, make_scene
+from memo_jax.weights.folder import REQUIRED, Model
+from memo_jax.weights.sources import load_model
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclass(frozen=True)
+class Video:
+    """A whole video in memory: RGB frames, and frames per second."""
+
+    frames: UInt8[np.ndarray, "n H W 3"]
+    fps: int
+
+
+class Pipeline:
+    """A model made ready to generate; `Pipeline.load` makes one.
+
+    >>> pipe = Pipeline.load("tiny")
+    >>> video = pipe("portrait.png", "recording.wav", seed=1, emotion="happy")
+    >>> for frames in pipe.stream("portrait.png", "recording.wav"):
+    ...     show(frames)
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        sampler: SamplerConfig | None = None,
+        chunk: int = 1,
+        face_models: Path | None = None,
+    ):
+        """Use `load` unless the model is in memory already.
+
+        Args:
+          sampler: in place of the model's own.
+          chunk: clips that are generated in one call of the device.
+          face_models: a folder with the release's ONNX face models.
+        """
+        if chunk < 1:
+            raise UserError(f"chunk {chunk}: expected at least 1 clip")
+        self.spec = model.spec
+        self.sampler = sampler or model.spec.sampler
+        self.chunk = chunk
+        self._check(model)
+        self._ear = Ear(model, _onnx(model.folder, "vocal_separator"))
+        self._faces = FaceModels(face_models or _folder(model.folder, "face_analysis"))
+        self._graphdef, state = nnx.split(Generator(**{n: model.modules[n] for n in REQUIRED}))
+        self._params = nnx.to_pure_dict(state)
+        self._start = jax.jit(self._traced_start)
+        self._chunks: dict[Any, Any] = {}
+        self.compile_seconds = 0.0
+
+    @classmethod
+    def load(
+        cls,
+        model: str | os.PathLike[str] = "tiny",
+        *,
+        dtype: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        chunk: int = 1,
+        face_models: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """A pipeline of a bundled preset, a native model folder, or a published PyTorch one.
+
+        Args:
+          model: its name or folder.
+          dtype: what matmuls and convolutions run in: "bfloat16", or "float32", which is the
+            default on CPUs because they are no faster in bfloat16.
+          steps, guidance: in place of the model's own.
+          chunk: clips that are generated in one call of the device.
+          face_models: a folder with the release's ONNX face models.
+
+        Raises:
+          UserError: there is no such model, or it is not whole.
+        """
+        dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        if dtype not in DTYPES:
+            raise UserError(f"no dtype {dtype!r}; expected {' or '.join(DTYPES)}")
+        loaded = load_model(str(model), DTYPES[dtype])
+        changes = {"steps": steps, "guidance": guidance}
+        sampler = dataclasses.replace(
+            loaded.spec.sampler, **{k: v for k, v in changes.items() if v is not None}
+        )
+        folder = None if face_models is None else Path(face_models)
+        return cls(loaded, sampler=sampler, chunk=chunk, face_models=folder)
+
+    def __call__(
+        self,
+        image: str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"],
+        audio: str | os.PathLike[str] | tuple[np.ndarray, int],
+        *,
+        seed: int = 0,
+        emotion: str | None = None,
+        noise: Float[np.ndarray, "clips 1 f h w z"] | None = None,
+        crop: str = "auto",
+        face: str = "auto",
+        vocals: str = "auto",
+    ) -> Video:
+        """All frames of the crop at once. Arguments as `start` and `scene` take them."""
+        run = self.start(
+            self.scene(image, crop=crop, face=face),
+            self.hear(audio, emotion=emotion, vocals=vocals),
+            seed=seed,
+            noise=noise,
+        )
+        return Video(np.concatenate(list(run)), self.sampler.fps)
+
+    def stream(
+        self,
+        image: str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"],
+        audio: str | os.PathLike[str] | tuple[np.ndarray, int],
+        *,
+        seed: int = 0,
+        emotion: str | None = None,
+        noise: Float[np.ndarray, "clips 1 f h w z"] | None = None,
+        crop: str = "auto",
+        face: str = "auto",
+        vocals: str = "auto",
+    ) -> Iterator[UInt8[np.ndarray, "n s s 3"]]:
+        """Frames of the crop, chunk by chunk, while the next chunk is being made."""
+        scene = self.scene(image, crop=crop, face=face)
+        hearing = self.hear(audio, emotion=emotion, vocals=vocals)
+        return iter(self.start(scene, hearing, seed=seed, noise=noise))
+
+    def scene(
+        self,
+        image: str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"],
+        *,
+        crop: str = "auto",
+        face: str = "auto",
+    ) -> Scene:
+        """The picture made ready.
+
+        Args:
+          image: a file, or RGB pixels.
+          crop: "auto" finds the face; "none" takes the whole picture; "x,y,w,h" in pixels.
+          face: "auto", "largest", or the number of one of several faces.
+
+        Raises:
+          UserError: the picture cannot be read, or the face is not found or not clear.
+        """
+        return make_scene(
+            image,
+            size=self.sampler.image_size,
+            identity=self.spec.identity,
+            identity_dim=self.spec.parts["image_proj"].config.embedding_dim,
+            models=self._faces,
+            crop=crop,
+            face=face,
+        )
+
+    def hear(
+        self,
+        audio: str | os.PathLike[str] | tuple[np.ndarray, int],
+        *,
+        emotion: str | None = None,
+        vocals: str = "auto",
+    ) -> Hearing:
+        """The recording made ready.
+
+        Args:
+          audio: a file, or (mono samples, their rate in Hz).
+          emotion: "happy", "0-3:neutral,3-:happy"; None lets the model's detector hear it.
+          vocals: "auto" separates them first where the separator is there, "on", "off".
+
+        Raises:
+          UserError: the recording cannot be read, or the emotion is none.
+        """
+        return self._ear(audio, self.sampler, emotion=emotion, vocals=vocals)
+
+    def start(
+        self,
+        scene: Scene,
+        hearing: Hearing,
+        *,
+        seed: int = 0,
+        noise: Float[np.ndarray, "clips 1 f h w z"] | None = None,
+        carry: Carry | None = None,
+    ) -> "Run":
+        """A run over a recording, which yields frames as it is iterated.
+
+        Args:
+          seed: same seed, same machine: same frames.
+          noise: in place of drawn noise, to compare with another implementation.
+          carry: of a run that stopped (`Run.carry`), to go on from its next clip.
+        """
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed {seed}: expected a whole number from 0 to {2**32 - 1}")
+        if noise is not None and noise.shape != (hearing.clips, 1, *self._latents_shape):
+            raise UserError(
+                f"noise has shape {noise.shape}, expected "
+                f"{(hearing.clips, 1, *self._latents_shape)} [clips, b, f, h, w, z]"
+            )
+        image = jnp.asarray(scene.image, jnp.float32)[None] / 127.5 - 1
+        portrait, first = self._start(self._params, image, jnp.asarray(scene.identity)[None])
+        return Run(self, hearing, portrait, first if carry is None else carry, seed, noise)
+
+    @property
+    def _latents_shape(self) -> tuple[int, int, int, int]:
+        vae = self.spec.parts["vae"].config
+        side = self.sampler.image_size // vae.factor
+        return self.sampler.clip_frames, side, side, vae.latent_channels
+
+    def _check(self, model: Model) -> None:
+        """The parts must fit each other; a model that does not fit says where."""
+        configs = {name: part.config for name, part in model.spec.parts.items()}
+        net, audio, image = (configs[n] for n in ("diffusion_net", "audio_proj", "image_proj"))
+        vae, sampler = configs["vae"], self.sampler
+        if sampler.image_size % vae.factor:
+            raise UserError(
+                f"image_size {sampler.image_size} is no multiple of the autoencoder's {vae.factor}"
+            )
+        if net.motion.position_code and sampler.clip_frames > net.motion.max_frames:
+            raise UserError(
+                f"clip_frames {sampler.clip_frames}: this model places up to {net.motion.max_frames}"
+            )
+        for what, a, b in (
+            ("latent channels", vae.latent_channels, net.in_channels),
+            ("latent channels", vae.latent_channels, configs["reference_net"].in_channels),
+            ("audio token width", audio.out_dim, net.audio_attention_dim),
+            ("face token width", image.cross_attention_dim, net.cross_attention_dim),
+            ("widths", configs["reference_net"].block_out_channels, net.block_out_channels),
+        ):
+            if a != b:
+                raise UserError(f"model {model.spec.name!r}: its parts disagree on {what}: {a}, {b}")
+
+    def _traced_start(
+        self, params: dict, image: Float[Array, "1 H W 3"], identity: Float[Array, "1 e"]
+    ) -> tuple[Portrait, Carry]:
+        generator = nnx.merge(self._graphdef, params)
+        portrait = prepare_portrait(generator, self.sampler, image, identity)
+        return portrait, first_carry(generator, self.sampler, portrait, image)
+
+    def _traced_chunk(
+        self, params: dict, portrait: Portrait, key: Array, carry: Carry, inputs: ClipInputs
+    ) -> tuple[Carry, UInt8[Array, "n s s 3"]]:
+        generator = nnx.merge(self._graphdef, params)
+        carry, frames = rollout(generator, self.sampler, portrait, key, carry, inputs)
+        # To bytes on the device, which quarters what must leave it; cut off as released.
+        pixels = jnp.clip(frames * 255, 0, 255).astype(jnp.uint8)
+        return carry, rearrange(pixels, "clips 1 f h w c -> (clips f) h w c")
+
+    def chunk_program(
+        self, portrait: Portrait, key: Array, carry: Carry, inputs: ClipInputs
+    ) -> Any:
+        """The compiled program for a chunk of these shapes: one for every length of sound."""
+        args = (self._params, portrait, key, carry, inputs)
+        shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), args[1:])
+        known = str(shapes)
+        if known not in self._chunks:
+            begun = time.perf_counter()
+            self._chunks[known] = jax.jit(self._traced_chunk, donate_argnums=3).lower(*args).compile()
+            self.compile_seconds += time.perf_counter() - begun
+        return self._chunks[known]
+
+
+class Run:
+    """Frames of one recording, made as they are asked for.
+
+    `carry` is what the next clip goes on from; with `Pipeline.start(carry=...)` a run that
+    stopped gives the frames it would have given. `clip` is the next clip to be made.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        hearing: Hearing,
+        portrait: Portrait,
+        carry: Carry,
+        seed: int,
+        noise: np.ndarray | None,
+    ):
+        self.carry = carry
+        self.clip = int(carry.clip)
+        self.hearing = hearing
+        self._pipeline, self._portrait, self._noise = pipeline, portrait, noise
+        self._key = jax.random.key(seed)
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "n s s 3"]]:
+        """Chunks of frames; the last is cut to the recording's length."""
+        waiting: tuple[int, Array] | None = None
+        while self.clip < self.hearing.clips:
+            first = self.clip
+            frames = self._next_chunk()
+            # The device is at work on this chunk; meanwhile the one before leaves it.
+            if waiting is not None:
+                yield self._fetched(*waiting)
+            waiting = first, frames
+        if waiting is not None:
+            yield self._fetched(*waiting)
+
+    def _next_chunk(self) -> UInt8[Array, "n s s 3"]:
+        size, hearing = self._pipeline.chunk, self.hearing
+        # Past the end the last clip repeats: one program serves every length.
+        clips = np.minimum(np.arange(self.clip, self.clip + size), hearing.clips - 1)
+        window = self._pipeline.spec.parts["audio_proj"].config.window
+        inputs = ClipInputs(
+            audio=jnp.asarray(np.stack([hearing.windows(int(i), window) for i in clips])[:, None]),
+            emotion=jnp.asarray(hearing.emotions[clips][:, None]),
+            noise=None if self._noise is None else jnp.asarray(self._noise[clips]),
+        )
+        args = (self._portrait, self._key, self.carry, inputs)
+        program = self._pipeline.chunk_program(*args)
+        self.carry, frames = program(self._pipeline._params, *args)
+        self.clip += size
+        return frames
+
+    def _fetched(self, first: int, frames: Array) -> UInt8[np.ndarray, "n s s 3"]:
+        start = first * self.hearing.clip_frames
+        return np.asarray(frames)[: self.hearing.frames - start]
+
+
+def _folder(model: Path | None, name: str) -> Path | None:
+    """A model's folder of ONNX files, natively beside model.json or, published, in misc/."""
+    if model is None:
+        return None
+    return next((p for p in (model / name, model / "misc" / name) if p.is_dir()), None)
+
+
+def _onnx(model: Path | None, name: str) -> Path | None:
+    folder = _folder(model, name)
+    return None if folder is None else next(iter(sorted(folder.rglob("*.onnx"))), None)
