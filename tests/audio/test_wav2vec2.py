@@ -97,7 +97,7 @@ def test_every_leaf_is_a_param(config):
 
 
 def test_a_fresh_module_is_sane(config):
-    convs = dict(conv_channels=(16,), conv_kernels=(10,), conv_strides=(5,))
+    convs = {"conv_channels": (16,), "conv_kernels": (10,), "conv_strides": (5,)}
     small = dataclasses.replace(config, layers=1, **convs)
     make = jax.jit(lambda x: Wav2Vec2(small, rngs=CountingRngs())(x, 3))
     got = make(np.ones((1, 800), np.float32))

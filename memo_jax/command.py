@@ -1,0 +1,101 @@
+"""What the commands share: one-line errors, exit codes, experiment configs, a compilation cache."""
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import ml_collections
+
+from memo_jax.errors import UserError, one_line
+from memo_jax.weights.rules import ConversionError
+
+USAGE = 2
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line: what was wrong and where to look."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
+
+
+def run(name: str, main: Callable[[Sequence[str]], None]) -> NoReturn:
+    """Run a command and exit: 0 on success, 2 with one line for the user's own mistake."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        text = error.summary if isinstance(error, ConversionError) else str(error)
+        print(f"{name}: {one_line(text)}", file=sys.stderr)
+        sys.exit(USAGE)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; nothing was left behind", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    sys.exit(0)
+
+
+def read_config(source: str) -> ml_collections.ConfigDict:
+    """The config of `file.py` or `file.py:argument`: what its `get_config(argument)` returns.
+
+    Raises:
+      UserError: there is no such file, or it is no config.
+    """
+    file, _, argument = source.partition(":")
+    path = Path(file)
+    if not path.is_file() or path.suffix != ".py":
+        raise UserError(f"config {file!r} does not exist or is no .py file; expected a path")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # .py files always have a loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(argument)
+    except AttributeError as error:
+        raise UserError(f"config {file!r} has no get_config(argument): {error}") from error
+    except Exception as error:  # whatever the user's file does wrong is theirs to read
+        raise UserError(f"config {file!r} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"config {file!r}: get_config must return a ConfigDict, got {config!r}")
+    return config
+
+
+def with_config(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], field: str = "config"
+) -> Any:
+    """Parsed arguments, those not given filled from the config that `--config` names.
+
+    Raises:
+      UserError: the config has a field that is no option.
+    """
+    args = parser.parse_args(arguments)
+    source = getattr(args, field)
+    if source is None:
+        return args
+    config = read_config(source).to_dict()
+    unknown = sorted(set(config) - set(vars(args)))
+    if unknown:
+        raise UserError(f"config {source!r} sets {', '.join(unknown)}, which is no option")
+    parser.set_defaults(**config)
+    return parser.parse_args(arguments)
+
+
+def keep_compilations() -> None:
+    """Keep compiled programs in the user's cache, so that a second run starts at once.
+
+    JAX_COMPILATION_CACHE_DIR names another folder; an unwritable one is said and done without.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = Path(home) / "memo_jax" / "compilations"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"no compilation cache: {one_line(error)}", file=sys.stderr)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -1,0 +1,166 @@
+"""`python -m memo_jax.sample`: a portrait and a recording become a video."""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from memo_jax.command import Parser, keep_compilations, run, with_config
+from memo_jax.errors import UserError
+from memo_jax.io.crop import Paster, preview
+from memo_jax.io.video_write import VideoWriter, check_output
+from memo_jax.pipeline import Pipeline
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options; their defaults make the bundled portrait speak."""
+    p = Parser(
+        prog="memo_jax.sample",
+        description="Makes a video of the person in a picture speaking a recording.",
+    )
+    p.add_argument("--image", default=str(ASSETS / "portrait.png"), help="any picture of a face")
+    p.add_argument(
+        "--audio",
+        default=str(ASSETS / "recording.wav"),
+        help="any recording: wav, mp3, m4a, flac, ogg, or the sound of a video",
+    )
+    p.add_argument("--output", default="out.mp4", help="the video to write (.mp4, .mov, .mkv)")
+    p.add_argument("--model", default="tiny", help="a preset, a model folder, or published weights")
+    p.add_argument("--seed", type=int, default=0, help="same seed, same machine: same frames")
+    p.add_argument("--steps", type=int, help="Euler steps (the model's own: 20)")
+    p.add_argument("--guidance", type=float, help="strength of guidance (3.5); 1 or less is none")
+    p.add_argument(
+        "--emotion", help="happy, or by seconds: 0-3:neutral,3-:happy (heard in the sound)"
+    )
+    p.add_argument("--crop", default="auto", help="auto, none, or x,y,w,h in pixels")
+    p.add_argument("--face", default="auto", help="auto, largest, or a number where several are")
+    p.add_argument(
+        "--paste-back", action="store_true", help="put the moving head back into the full picture"
+    )
+    p.add_argument("--preview", help="write the picture with the crop marked as PNG and stop")
+    p.add_argument(
+        "--vocals", default="auto", choices=("auto", "on", "off"), help="separate the voice first"
+    )
+    p.add_argument("--dtype", choices=("float32", "bfloat16"), help="what matmuls run in")
+    p.add_argument("--chunk", type=int, default=1, help="clips per call of the device")
+    p.add_argument("--face-models", help="folder with the published ONNX face models")
+    p.add_argument("--crf", type=int, default=18, help="video quality: 0 best, 51 smallest")
+    p.add_argument("--config", help="a config file (configs/sample.py) for options not given")
+    p.add_argument("--quiet", action="store_true", help="no progress bar and no notes")
+    return p
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command.
+
+    Raises:
+      UserError: whatever the user can mend.
+    """
+    begun = time.perf_counter()
+    args = with_config(parser(), arguments)
+    _check(args)
+    keep_compilations()
+    pipe = Pipeline.load(
+        args.model,
+        dtype=args.dtype,
+        steps=args.steps,
+        guidance=args.guidance,
+        chunk=args.chunk,
+        face_models=args.face_models,
+    )
+    scene = pipe.scene(args.image, crop=args.crop, face=args.face)
+    if args.preview:
+        _write_preview(args.preview, preview(scene.picture, scene.crop))
+        return
+    hearing = pipe.hear(args.audio, emotion=args.emotion, vocals=args.vocals)
+    notes = [*([pipe.spec.notes] if pipe.spec.notes else []), *scene.notes, *hearing.notes]
+    if not args.quiet:
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+
+    paste = Paster(scene.picture, scene.crop) if args.paste_back else None
+    height, width = scene.picture.shape[:2] if paste else scene.image.shape[:2]
+    fps = pipe.sampler.fps
+    with VideoWriter(
+        args.output, width, height, fps, sound=Path(args.audio), crf=args.crf, metadata=_told(args)
+    ) as writer:
+        generated = _generate(pipe, scene, hearing, args, paste, writer)
+    whole = time.perf_counter() - begun
+    frames = hearing.frames
+    print(
+        f"{args.output}: {frames / fps:.2f} s, {frames} frames of {width}x{height} at {fps} fps; "
+        f"{generated / frames:.3f} s/frame model, {whole / frames:.3f} s/frame end to end, "
+        f"{pipe.compile_seconds:.1f} s of {whole:.1f} s compiling"
+    )
+
+
+def _generate(pipe, scene, hearing, args, paste, writer) -> float:
+    """Write all frames; the seconds that took, without compilation."""
+    begun = time.perf_counter()
+    run = pipe.start(scene, hearing, seed=args.seed)
+    with tqdm(
+        total=hearing.frames, unit="frame", desc=f"on {_device()}", disable=args.quiet
+    ) as bar:
+        bar.set_postfix_str("compiling")
+        for frames in run:
+            bar.set_postfix_str("")
+            writer.write(paste(frames) if paste else frames)
+            bar.update(len(frames))
+    return time.perf_counter() - begun - pipe.compile_seconds
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What can be refused before anything is loaded."""
+    if args.preview and Path(args.preview).suffix.lower() != ".png":
+        raise UserError(f"--preview {args.preview!r}: expected a name that ends in .png")
+    if args.preview:
+        if not Path(args.preview).absolute().parent.is_dir():
+            raise UserError(f"--preview {args.preview!r}: its folder does not exist; make it first")
+    else:
+        check_output(args.output)
+    if args.guidance is not None and not math.isfinite(args.guidance):
+        raise UserError(f"--guidance {args.guidance}: expected a number such as 3.5")
+    if args.steps is not None and not 1 <= args.steps <= 1000:
+        raise UserError(f"--steps {args.steps}: expected 1 to 1000")
+    if not 0 <= args.crf <= 51:
+        raise UserError(f"--crf {args.crf}: expected 0 (best) to 51 (smallest)")
+    for name in ("image", "audio"):
+        same = Path(getattr(args, name)).absolute() == Path(args.output).absolute()
+        if same and not args.preview:
+            raise UserError(f"--output {args.output!r} is the {name} itself; give another name")
+
+
+def _write_preview(path: str, picture: np.ndarray) -> None:
+    try:
+        Image.fromarray(picture).save(path)
+    except OSError as error:
+        raise UserError(f"--preview {path!r} cannot be written: {error}") from error
+    print(f"{path}: the crop is what lies in the frame")
+
+
+def _told(args: argparse.Namespace) -> dict[str, str]:
+    """What the video says of itself."""
+    settings = f"model={args.model} seed={args.seed} steps={args.steps} guidance={args.guidance}"
+    return {
+        "comment": f"AI-generated talking portrait; {settings}",
+        "encoder_tool": f"memo_jax {version('memo_jax')}",
+    }
+
+
+def _device() -> str:
+    device = jax.devices()[0]
+    return device.platform if device.platform == "cpu" else device.device_kind
+
+
+if __name__ == "__main__":
+    run("memo_jax.sample", main)
