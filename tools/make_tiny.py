@@ -27,31 +27,31 @@ from memo_jax.weights.components import COMPONENTS
 from memo_jax.weights.folder import Model, ModelSpec, Part, write_model
 
 LOG_MEL = LogMelConfig()
-WIDTHS = (32, 64, 96)
+WIDTHS = (32, 32, 64)
 UNET = {
     "block_out_channels": WIDTHS,
     "down_attention": (True, True, False),
     "up_attention": (False, True, True),
     "layers_per_block": 1,
     "num_heads": 4,
-    "cross_attention_dim": 64,
+    "cross_attention_dim": 32,
     "norm_num_groups": 8,
 }
 
 CONFIGS = {
-    "vae": VAEConfig(block_out_channels=(16, 32, 32, 64), layers_per_block=1, norm_num_groups=8),
+    "vae": VAEConfig(block_out_channels=(16, 32, 32, 32), layers_per_block=1, norm_num_groups=8),
     "reference_net": ReferenceNetConfig(**UNET),
     "diffusion_net": DiffusionNetConfig(
-        **UNET, audio_attention_dim=64, motion=MotionConfig(num_heads=4)
+        **UNET, audio_attention_dim=32, motion=MotionConfig(num_heads=4)
     ),
-    "image_proj": ImageProjectionConfig(embedding_dim=192, tokens=4, cross_attention_dim=64),
+    "image_proj": ImageProjectionConfig(embedding_dim=192, tokens=4, cross_attention_dim=32),
     "audio_proj": AudioProjectionConfig(
         window=5,
         layers=LOG_MEL.moments,
         channels=LOG_MEL.bands,
-        hidden_dim=128,
+        hidden_dim=64,
         tokens=8,
-        out_dim=64,
+        out_dim=32,
     ),
 }
 

@@ -16,7 +16,7 @@ def linear(
     d_in: int, d_out: int, *, bias: bool = True, zero: bool = False, dtype: Dtype, rngs: Rngs
 ) -> nnx.Linear:
     """A dense layer that multiplies in `dtype`; `zero` starts it at zero."""
-    init = nnx.initializers.zeros if zero else nnx.initializers.lecun_normal()
+    init = nnx.initializers.zeros if zero else matrix_init(rngs)
     return nnx.Linear(d_in, d_out, use_bias=bias, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
@@ -37,8 +37,23 @@ def conv(
         # Numbers, because SAME at stride 2 pads on other sides than PyTorch's 1.
         padding = ((padding, padding), (padding, padding))
     return nnx.Conv(
-        c_in, c_out, (size, size), strides=stride, padding=padding, dtype=dtype, rngs=rngs
+        c_in,
+        c_out,
+        (size, size),
+        strides=stride,
+        padding=padding,
+        dtype=dtype,
+        kernel_init=matrix_init(rngs),
+        rngs=rngs,
     )
+
+
+def matrix_init(rngs: Rngs) -> nnx.initializers.Initializer:
+    """LeCun's normal; zeros where only shapes are wanted, since tracing a random draw for each of
+    thousands of kernels takes most of the time that shapes take."""
+    if getattr(rngs, "shapes_only", False):
+        return nnx.initializers.zeros
+    return nnx.initializers.lecun_normal()
 
 
 def group_norm(channels: int, groups: int, eps: float, *, rngs: Rngs) -> nnx.GroupNorm:

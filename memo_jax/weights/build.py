@@ -12,11 +12,13 @@ class CountingRngs:
 
     `nnx.Rngs` keeps its counter in a Variable, and under tracing every increment walks the whole
     program so far: shapes of the two full networks then take a minute instead of seconds.
+    `shapes_only` tells constructors that no value they draw will be used.
     """
 
-    def __init__(self, key: jax.Array | None = None):
+    def __init__(self, key: jax.Array | None = None, *, shapes_only: bool = False):
         self._key = jax.random.key(0) if key is None else key
         self._count = 0
+        self.shapes_only = shapes_only
 
     def params(self) -> jax.Array:
         """A key not given before."""
@@ -31,7 +33,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 def abstract(make: Callable[[Any], nnx.Module]) -> tuple[nnx.GraphDef, dict[str, Any]]:
     """The structure of `make(rngs)` and its parameters as shapes; nothing is computed."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(CountingRngs())))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(CountingRngs(shapes_only=True))))
     return graphdef, flatten(state)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from flax import nnx
 
 from memo_jax import config as configs
-from memo_jax.audio.emotion2vec import Emotion2Vec, Emotion2VecConfig
-from memo_jax.audio.wav2vec2 import Wav2Vec2, Wav2Vec2Config
+from memo_jax.audio.config import Emotion2VecConfig, Wav2Vec2Config
+from memo_jax.audio.emotion2vec import Emotion2Vec
+from memo_jax.audio.wav2vec2 import Wav2Vec2
 from memo_jax.errors import UserError
 from memo_jax.models.diffusion_net import DiffusionNet
 from memo_jax.models.projections import AudioProjection, EmotionClassifier, ImageProjection
@@ -78,7 +79,14 @@ COMPONENTS = {
             audio.WAV2VEC2_ALIASES,
             audio.WAV2VEC2_DROPPED,
         ),
-        Component("emotion2vec", Emotion2VecConfig, Emotion2Vec, audio.emotion2vec_rules),
+        Component(
+            "emotion2vec",
+            Emotion2VecConfig,
+            Emotion2Vec,
+            audio.emotion2vec_rules,
+            audio.EMOTION2VEC_ALIASES,
+            audio.EMOTION2VEC_DROPPED,
+        ),
     )
 }
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
@@ -158,7 +159,7 @@ def read_component(folder: Path, spec: ModelSpec, name: str, dtype: Any) -> nnx.
     if not path.is_dir():
         raise UserError(f"{folder}: no {name}/ beside model.json; the model is incomplete")
     try:
-        tree = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(path)
+        tree = _restore(path)
     except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files
         raise UserError(
             f"{path} is not a readable checkpoint ({type(error).__name__}); copy the model again"
@@ -175,6 +176,14 @@ def read_component(folder: Path, spec: ModelSpec, name: str, dtype: Any) -> nnx.
     if problems:
         raise ConversionError(str(path), problems)
     return assemble(graphdef, {name: stored(value, dtype) for name, value in values.items()})
+
+
+def _restore(path: Path) -> Any:
+    """A checkpoint as numpy arrays, on whatever devices it was saved."""
+    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    on_host = ocp.RestoreArgs(restore_type=np.ndarray)
+    restore_args = jax.tree.map(lambda _: on_host, checkpointer.metadata(path).item_metadata.tree)
+    return checkpointer.restore(path, ocp.args.PyTreeRestore(restore_args=restore_args))
 
 
 def stored(value: np.ndarray, dtype: Any) -> Any:

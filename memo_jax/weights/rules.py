@@ -136,7 +136,7 @@ def import_tensors(
         another shape. It lists all of them.
     """
     out: dict[str, np.ndarray] = {}
-    problems = []
+    problems, told = [], set()
     for name, tensor in tensors.items():
         hits = [(rule, path) for rule in rules if (path := rule.jax_name(name)) is not None]
         if len(hits) != 1:
@@ -152,17 +152,19 @@ def import_tensors(
         try:
             value = rule.to_jax(np.asarray(tensor))
         except einops.EinopsError:
+            told.add(path)
             problems.append(f"{name} has shape {tuple(tensor.shape)}, expected axes {rule.layout}")
             continue
         if value.shape != tuple(shapes[path]):
+            told.add(path)
             problems.append(f"{name} gives {path} shape {value.shape}, expected {shapes[path]}")
             continue
         out[path] = value
-    for path in sorted(set(shapes) - set(out)):
+    for path in sorted(set(shapes) - set(out) - told):
         name, rule = _torch_side(rules, path)
         if rule is not None and rule.optional:
             out[path] = np.zeros(shapes[path], np.float32)
-        elif not any(f" {name} " in f"{problem} " for problem in problems):
+        else:
             problems.append(f"missing tensor {name} (for {path})")
     if problems:
         raise ConversionError(what, problems)
