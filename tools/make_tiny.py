@@ -84,6 +84,7 @@ def make(seed: int) -> Model:
 
 
 def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where to write; must not exist")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,9 +1,9 @@
 """Clip after clip: a clip is a pure function, memory is its carry.
 
-    condition(portrait, past, face)   -> ClipCondition    once per clip
-    denoise(ClipCondition, audio, ...) -> latents         scan over Euler steps
-    decode(latents)                    -> frames
-    rollout = scan over clips of the three
+condition(portrait, past, face)   -> ClipCondition    once per clip
+denoise(ClipCondition, audio, ...) -> latents         scan over Euler steps
+decode(latents)                    -> frames
+rollout = scan over clips of the three
 """
 
 from typing import Self

@@ -1,7 +1,8 @@
 """Softmax attention: one front-end, the platform's kernel behind it.
 
-`attend` is the only softmax attention of the networks. On a GPU it is cuDNN's flash attention,
-where dtype and head width allow; everywhere else XLA, in blocks of queries, so that no more than a slice of the scores exists.
+`attend` is the only softmax attention of the networks. On a GPU it is cuDNN's flash attention
+where dtype and head width allow; everywhere else XLA, in blocks of queries, so that no more than
+a slice of the scores ever exists.
 """
 
 import contextlib
@@ -55,9 +56,9 @@ def _cudnn_works() -> bool:
     q = jnp.ones((1, 64, 1, 40), jnp.bfloat16)
     try:
         with jax.ensure_compile_time_eval():
-            out = jax.jit(
-                lambda x: jax.nn.dot_product_attention(x, x, x, implementation="cudnn")
-            )(q)
+            out = jax.jit(lambda x: jax.nn.dot_product_attention(x, x, x, implementation="cudnn"))(
+                q
+            )
             return bool(jnp.all(out == 1))
     except Exception as error:  # any failure of the vendor's library means: use XLA, and say so
         print(f"cuDNN attention does not work here ({type(error).__name__}); using XLA's")

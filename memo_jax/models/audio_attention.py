@@ -10,8 +10,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from memo_jax.models.attention import attend
-from memo_jax.models.layers import FeedForward, group_norm, layer_norm, linear, normed
-from memo_jax.models.layers import normed_frames
+from memo_jax.models.layers import (
+    FeedForward,
+    group_norm,
+    layer_norm,
+    linear,
+    normed,
+    normed_frames,
+)
 from memo_jax.models.spatial import Attention, merge_heads, split_heads
 from memo_jax.models.types import Dtype, Rngs
 

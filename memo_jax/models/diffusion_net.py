@@ -148,7 +148,7 @@ class DiffusionNet(nnx.Module):
                 x, audio, module = level.layer(j, x, audio, module, step)
             if level.plan.resample:
                 # Latents whose sides do not halve evenly come back to the skip's size.
-                x = level.upsamplers[0](x, size=skips[-1].shape[2:4])
+                x = level.upsamplers[0](x, like=skips[-1])
         x = normed_frames(self.conv_norm_out, x, per_frame=config.norm_per_frame)
         return self.conv_out(nnx.silu(x)).astype(jnp.float32)
 
@@ -204,24 +204,31 @@ class Level(nnx.Module):
         self.attention = plan.attention
         self.mixed_rows = config.reference_rows == "mixed"
         kwargs = {"dtype": dtype, "rngs": rngs}
-        layers = plan.layers
+        layers, width = plan.layers, plan.layers[-1].c_out
         self.resnets = nnx.List(
-            [_resnet(config, l.c_in, l.c_out, time_dim=time_dim, **kwargs) for l in layers]
+            [
+                _resnet(config, layer.c_in, layer.c_out, time_dim=time_dim, **kwargs)
+                for layer in layers
+            ]
         )
         if plan.attention:
-            last = [plan.last and j + 1 == len(layers) for j in range(len(layers))]
-            self.attentions = nnx.List([_spatial(config, l.c_out, **kwargs) for l in layers])
+            self.attentions = nnx.List(
+                [_spatial(config, layer.c_out, **kwargs) for layer in layers]
+            )
             self.audio_modules = nnx.List(
-                [_audio(config, l, final=f, **kwargs) for l, f in zip(layers, last, strict=True)]
+                [
+                    _audio(config, layer, final=plan.last and layer is layers[-1], **kwargs)
+                    for layer in layers
+                ]
             )
         if plan.scale in config.motion_resolutions:
             self.motion_modules = nnx.List(
-                [MotionModule(l.c_out, config.motion, **kwargs) for l in layers]
+                [MotionModule(layer.c_out, config.motion, **kwargs) for layer in layers]
             )
         if plan.resample and plan.side == "down":
-            self.downsamplers = nnx.List([Downsample(layers[-1].c_out, **kwargs)])
+            self.downsamplers = nnx.List([Downsample(width, **kwargs)])
         if plan.resample and plan.side == "up":
-            self.upsamplers = nnx.List([Upsample(layers[-1].c_out, **kwargs)])
+            self.upsamplers = nnx.List([Upsample(width, **kwargs)])
 
     def named_attentions(self) -> list[tuple[str, SpatialTransformer]]:
         """The spatial transformers with the names of their reference features."""
@@ -243,6 +250,7 @@ class Level(nnx.Module):
                 use_reference=step.use_reference,
                 mixed_rows=self.mixed_rows,
             )
+            assert audio is not None  # only the last module leaves none
             x, audio = self.audio_modules[j](x, audio, step.emotion[:, module])
             module += 1
         if hasattr(self, "motion_modules"):
@@ -278,6 +286,7 @@ class Middle(nnx.Module):
             use_reference=step.use_reference,
             mixed_rows=self.mixed_rows,
         )
+        assert audio is not None  # the middle is never the last
         x, audio = self.audio_modules[0](x, audio, step.emotion[:, module])
         x = self.motion_modules[0](self.motion_path(0), x, step.memory)
         return self.resnets[1](x, step.time), audio, module + 1

@@ -81,9 +81,7 @@ def layer_norm(width: int, *, affine: bool = True, eps: float = 1e-5, rngs: Rngs
     )
 
 
-def normed(
-    norm: nnx.GroupNorm | nnx.LayerNorm, x: Float[Array, "..."]
-) -> Float[Array, "..."]:
+def normed(norm: nnx.GroupNorm | nnx.LayerNorm, x: Float[Array, "..."]) -> Float[Array, "..."]:
     """`norm(x)` in float32, given back in the dtype of `x`."""
     return norm(x).astype(x.dtype)
 

@@ -13,8 +13,14 @@ from flax import nnx, struct
 from jaxtyping import Array, Float
 
 from memo_jax.config import MotionConfig
-from memo_jax.models.layers import FeedForward, group_norm, layer_norm, linear, normed
-from memo_jax.models.layers import normed_frames
+from memo_jax.models.layers import (
+    FeedForward,
+    group_norm,
+    layer_norm,
+    linear,
+    normed,
+    normed_frames,
+)
 from memo_jax.models.types import Dtype, Rngs
 
 _GROUPS = 32
@@ -52,9 +58,7 @@ class MotionAttention(nnx.Module):
         if config.position_code:
             self.pos_encoder = PositionCode(width, config.max_frames)
 
-    def remember(
-        self, past: Float[Array, "b p s c"], memory: LayerMemory | None
-    ) -> LayerMemory:
+    def remember(self, past: Float[Array, "b p s c"], memory: LayerMemory | None) -> LayerMemory:
         """The memory after the normalised past frames, oldest first. Carries no gradient."""
         g, released = self.config.decay, self.config.memory_decay == "released"
         frames = past.shape[1]
@@ -68,9 +72,7 @@ class MotionAttention(nnx.Module):
             kv, z = g**frames * memory.kv + kv, g**frames * memory.z + z
         return jax.lax.stop_gradient(LayerMemory(kv, z))
 
-    def __call__(
-        self, x: Float[Array, "b f s c"], memory: LayerMemory
-    ) -> Float[Array, "b f s c"]:
+    def __call__(self, x: Float[Array, "b f s c"], memory: LayerMemory) -> Float[Array, "b f s c"]:
         """Attention of the current, normalised frames to themselves and to the memory."""
         b, f, s, c = x.shape
         if self.config.position_code:
@@ -99,9 +101,7 @@ class MotionAttention(nnx.Module):
         return jax.nn.softmax(self._fold(k).astype(jnp.float32), axis=axis)
 
     def _fold(self, x: Float[Array, "b f s c"]) -> Float[Array, "n f d"]:
-        return rearrange(
-            x, "b f s (heads d) -> (b s heads) f d", heads=self.config.num_heads
-        )
+        return rearrange(x, "b f s (heads d) -> (b s heads) f d", heads=self.config.num_heads)
 
 
 class PositionCode(nnx.Module):

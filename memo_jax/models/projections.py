@@ -1,5 +1,7 @@
 """Small networks around the big ones: face tokens, audio tokens, emotion classes."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -36,9 +38,7 @@ class AudioProjection(nnx.Module):
         self.proj3 = linear(hidden, config.tokens * config.out_dim, dtype=dtype, rngs=rngs)
         self.norm = layer_norm(config.out_dim, rngs=rngs)
 
-    def __call__(
-        self, hidden: Float[Array, "b f window layers d"]
-    ) -> Float[Array, "b f m c"]:
+    def __call__(self, hidden: Float[Array, "b f window layers d"]) -> Float[Array, "b f m c"]:
         x = rearrange(hidden, "b f window layers d -> b f (window layers d)")
         x = self.proj3(jax.nn.relu(self.proj2(jax.nn.relu(self.proj1(x)))))
         return normed(self.norm, rearrange(x, "b f (m c) -> b f m c", m=self.config.tokens))
@@ -47,17 +47,12 @@ class AudioProjection(nnx.Module):
 class EmotionClassifier(nnx.Module):
     """emotion2vec features -> class probabilities (manifest: audio_emotion_classifier)."""
 
-    def __init__(
-        self, config: EmotionClassifierConfig, *, dtype: Dtype = jnp.float32, rngs: Rngs
-    ):
+    def __init__(self, config: EmotionClassifierConfig, *, dtype: Dtype = jnp.float32, rngs: Rngs):
         self.config = config
         inner = [config.channels] * (config.layers - 1)
         widths = [config.in_features, *inner, config.num_emotions]
         self.layers = nnx.List(
-            [
-                linear(d_in, d_out, dtype=dtype, rngs=rngs)
-                for d_in, d_out in zip(widths[:-1], widths[1:], strict=True)
-            ]
+            [linear(d_in, d_out, dtype=dtype, rngs=rngs) for d_in, d_out in pairwise(widths)]
         )
 
     def __call__(self, features: Float[Array, "b e"]) -> Float[Array, "b classes"]:

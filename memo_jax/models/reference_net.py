@@ -149,11 +149,11 @@ class Level(nnx.Module):
                     for j, layer in enumerate(plan.layers)
                 ]
             )
-        if plan.resample:
-            make, name = (
-                (Downsample, "downsamplers") if plan.side == "down" else (Upsample, "upsamplers")
-            )
-            setattr(self, name, nnx.List([make(plan.layers[-1].c_out, dtype=dtype, rngs=rngs)]))
+        width = plan.layers[-1].c_out
+        if plan.resample and plan.side == "down":
+            self.downsamplers = nnx.List([Downsample(width, dtype=dtype, rngs=rngs)])
+        if plan.resample and plan.side == "up":
+            self.upsamplers = nnx.List([Upsample(width, dtype=dtype, rngs=rngs)])
 
     def down(
         self,
@@ -186,7 +186,7 @@ class Level(nnx.Module):
             x = self._layer(plan, j, x, time, faces, collected)
         if plan.resample:
             # Latents whose sides do not halve evenly come back to the skip's size.
-            x = self.upsamplers[0](x, size=skips[-1].shape[2:4])
+            x = self.upsamplers[0](x, like=skips[-1])
         return x
 
     def _layer(
@@ -243,9 +243,7 @@ class Middle(nnx.Module):
             ]
         )
 
-    def __call__(
-        self, x: Array, time: Array, faces: Array, collected: dict[str, Array]
-    ) -> Array:
+    def __call__(self, x: Array, time: Array, faces: Array, collected: dict[str, Array]) -> Array:
         x = self.resnets[0](x, time)
         attention = self.attentions[0]
         x, collected[MID_FEATURE] = attention(x, attention.cache(faces))

@@ -70,17 +70,17 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Nearest neighbour to a given size, twice the present one unless told, then a convolution
-    (manifest: `upsamplers.0`)."""
+    """Nearest neighbour to the size of `like`, twice the present one unless given, then a
+    convolution (manifest: `upsamplers.0`)."""
 
     def __init__(self, channels: int, *, dtype: Dtype, rngs: Rngs):
         self.conv = conv(channels, channels, 3, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "b f h w c"], size: tuple[int, int] | None = None
+        self, x: Float[Array, "b f h w c"], like: Float[Array, "b f h2 w2 k"] | None = None
     ) -> Float[Array, "b f h2 w2 c"]:
         h, w = x.shape[2:4]
-        to_h, to_w = size or (2 * h, 2 * w)
+        to_h, to_w = (2 * h, 2 * w) if like is None else like.shape[2:4]
         # PyTorch's nearest takes source row floor(i * h / to_h).
         rows = jnp.arange(to_h) * h // to_h
         columns = jnp.arange(to_w) * w // to_w

@@ -8,8 +8,14 @@ from flax import nnx, struct
 from jaxtyping import Array, Float
 
 from memo_jax.models.attention import attend
-from memo_jax.models.layers import FeedForward, group_norm, layer_norm, linear, normed
-from memo_jax.models.layers import normed_frames
+from memo_jax.models.layers import (
+    FeedForward,
+    group_norm,
+    layer_norm,
+    linear,
+    normed,
+    normed_frames,
+)
 from memo_jax.models.types import Dtype, Rngs
 
 
@@ -64,10 +70,12 @@ class Attention(nnx.Module):
 
 
 def split_heads(x: Float[Array, "*n c"], heads: int) -> Float[Array, "*n heads d"]:
+    """Channels as heads."""
     return rearrange(x, "... (heads d) -> ... heads d", heads=heads)
 
 
 def merge_heads(x: Float[Array, "*n heads d"]) -> Float[Array, "*n c"]:
+    """Heads as channels."""
     return rearrange(x, "... heads d -> ... (heads d)")
 
 
@@ -180,11 +188,13 @@ class SpatialTransformer(nnx.Module):
     ):
         self.norm = group_norm(width, groups, 1e-6, rngs=rngs)
         self.proj_in = linear(width, width, dtype=dtype, rngs=rngs)
+        self.transformer_blocks: nnx.List = nnx.List([])
         if final:
-            self.transformer_blocks = nnx.List([NormOnly(width, rngs=rngs)])
+            self.transformer_blocks.append(NormOnly(width, rngs=rngs))
         else:
-            block = SpatialBlock(width, cross_dim, heads, dtype=dtype, rngs=rngs)
-            self.transformer_blocks = nnx.List([block])
+            self.transformer_blocks.append(
+                SpatialBlock(width, cross_dim, heads, dtype=dtype, rngs=rngs)
+            )
             self.proj_out = linear(width, width, dtype=dtype, rngs=rngs)
 
     def cache(

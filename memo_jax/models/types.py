@@ -1,13 +1,8 @@
 """Types that constructors share."""
 
-from typing import Any, Protocol
-
-import jax
+from typing import Any
 
 Dtype = Any
 
-
-class Rngs(Protocol):
-    """What a constructor needs of `nnx.Rngs`."""
-
-    def params(self) -> jax.Array: ...
+# `nnx.Rngs`, or anything else that gives keys through `.params()`: Flax's own layers need no more.
+Rngs = Any

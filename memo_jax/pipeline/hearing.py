@@ -49,7 +49,8 @@ class Hearing:
     def windows(self, clip: int, size: int) -> Float[np.ndarray, "f window layers d"]:
         """The features around each frame of a clip."""
         start = clip * self.clip_frames
-        return windows(self.hidden, size, start=start, stop=start + self.clip_frames)
+        stop = start + self.clip_frames
+        return np.asarray(windows(self.hidden, size, start=start, stop=stop))
 
 
 class Ear:

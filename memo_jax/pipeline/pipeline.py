@@ -74,7 +74,7 @@ class Pipeline:
         self._check(model)
         self._ear = Ear(model, _onnx(model.folder, "vocal_separator"))
         self._faces = FaceModels(face_models or _folder(model.folder, "face_analysis"))
-        self._graphdef, state = nnx.split(Generator(**{n: model.modules[n] for n in REQUIRED}))
+        self._graphdef, state = nnx.split(_generator(model))
         self._params = nnx.to_pure_dict(state)
         self._start = jax.jit(self._traced_start)
         self._chunks: dict[Any, Any] = {}
@@ -108,10 +108,11 @@ class Pipeline:
         if dtype not in DTYPES:
             raise UserError(f"no dtype {dtype!r}; expected {' or '.join(DTYPES)}")
         loaded = load_model(str(model), DTYPES[dtype])
-        changes = {"steps": steps, "guidance": guidance}
-        sampler = dataclasses.replace(
-            loaded.spec.sampler, **{k: v for k, v in changes.items() if v is not None}
-        )
+        sampler = loaded.spec.sampler
+        if steps is not None:
+            sampler = dataclasses.replace(sampler, steps=steps)
+        if guidance is not None:
+            sampler = dataclasses.replace(sampler, guidance=guidance)
         folder = None if face_models is None else Path(face_models)
         return cls(loaded, sampler=sampler, chunk=chunk, face_models=folder)
 
@@ -243,7 +244,7 @@ class Pipeline:
             )
         if net.motion.position_code and sampler.clip_frames > net.motion.max_frames:
             raise UserError(
-                f"clip_frames {sampler.clip_frames}: this model places up to {net.motion.max_frames}"
+                f"clip_frames {sampler.clip_frames}: the model counts to {net.motion.max_frames}"
             )
         for what, a, b in (
             ("latent channels", vae.latent_channels, net.in_channels),
@@ -253,7 +254,9 @@ class Pipeline:
             ("widths", configs["reference_net"].block_out_channels, net.block_out_channels),
         ):
             if a != b:
-                raise UserError(f"model {model.spec.name!r}: its parts disagree on {what}: {a}, {b}")
+                raise UserError(
+                    f"model {model.spec.name!r}: its parts disagree on {what}: {a}, {b}"
+                )
 
     def _traced_start(
         self, params: dict, image: Float[Array, "1 H W 3"], identity: Float[Array, "1 e"]
@@ -280,7 +283,9 @@ class Pipeline:
         known = str(shapes)
         if known not in self._chunks:
             begun = time.perf_counter()
-            self._chunks[known] = jax.jit(self._traced_chunk, donate_argnums=3).lower(*args).compile()
+            self._chunks[known] = (
+                jax.jit(self._traced_chunk, donate_argnums=3).lower(*args).compile()
+            )
             self.compile_seconds += time.perf_counter() - begun
         return self._chunks[known]
 
@@ -339,6 +344,12 @@ class Run:
     def _fetched(self, first: int, frames: Array) -> UInt8[np.ndarray, "n s s 3"]:
         start = first * self.hearing.clip_frames
         return np.asarray(frames)[: self.hearing.frames - start]
+
+
+def _generator(model: Model) -> Generator:
+    """The networks that make frames, of a model that has them all."""
+    parts: dict[str, Any] = {name: model.modules[name] for name in REQUIRED}
+    return Generator(**parts)
 
 
 def _folder(model: Path | None, name: str) -> Path | None:

@@ -35,7 +35,9 @@ class FaceModels:
     def __init__(self, folder: Path | None):
         found = {} if folder is None else {p.stem: p for p in sorted(folder.rglob("*.onnx"))}
         detector = next((p for stem, p in found.items() if stem.startswith("scrfd")), None)
-        embedder = next((p for stem, p in found.items() if stem in ("glintr100", "w600k_r50")), None)
+        embedder = next(
+            (p for stem, p in found.items() if stem in ("glintr100", "w600k_r50")), None
+        )
         self.finder: FaceFinder = OnnxFinder(detector) if detector else HaarFinder()
         self.embedder = ArcFace(embedder) if embedder and detector else None
 
@@ -61,6 +63,7 @@ def make_scene(
         picture, name = read_image(image), str(image)
     box = parse_crop(crop, picture.shape)
     faces: list[Face] = []
+    chosen: Face | None
     if box == AUTO or identity == "arcface":
         faces = models.finder.find(picture)
     if box == AUTO:

@@ -32,7 +32,7 @@ class Component:
     """
 
     name: str
-    config: type
+    config: Any
     module: Callable[..., nnx.Module]
     rules: Callable[[Any], Sequence[Rule]]
     aliases: Sequence[tuple[str, str]] = ()
@@ -143,8 +143,8 @@ def to_torch(name: str, module: nnx.Module) -> dict[str, np.ndarray]:
     """The module's weights under PyTorch's names and in PyTorch's layout: the inverse of
     `load_torch`, to the bit."""
     part = component(name)
-    params = build.flatten(nnx.state(module))
-    return export_tensors(name, part.rules(module.config), params)
+    config: Any = module.config  # type: ignore[attr-defined]  # every component keeps its own
+    return export_tensors(name, part.rules(config), build.flatten(nnx.state(module)))
 
 
 def assemble(graphdef: nnx.GraphDef, values: Mapping[str, Any]) -> nnx.Module:

@@ -1,9 +1,9 @@
 """The native model folder: model.json beside one Orbax checkpoint for each component.
 
-    model.json          format version, sampler, components' configs, licence and origin
-    <component>/        an Orbax checkpoint of {"path": {"to": {"kernel": array}}}
-    face_analysis/      optional: the release's ONNX face models
-    vocal_separator/    optional: the release's ONNX vocal separator
+model.json          format version, sampler, components' configs, licence and origin
+<component>/        an Orbax checkpoint of {"path": {"to": {"kernel": array}}}
+face_analysis/      optional: the release's ONNX face models
+vocal_separator/    optional: the release's ONNX vocal separator
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 """The layout in which MEMO is published: PyTorch components, each a config and safetensors.
 
-    diffusion_net/ reference_net/ image_proj/ audio_proj/     config.json + *.safetensors
-    misc/audio_emotion_classifier/                            the same
-    misc/face_analysis/models/*.onnx  misc/vocal_separator/*.onnx
-    vae/ wav2vec2/ emotion2vec/       put here from their own releases
+diffusion_net/ reference_net/ image_proj/ audio_proj/     config.json + *.safetensors
+misc/audio_emotion_classifier/                            the same
+misc/face_analysis/models/*.onnx  misc/vocal_separator/*.onnx
+vae/ wav2vec2/ emotion2vec/       put here from their own releases
 """
 
 import json

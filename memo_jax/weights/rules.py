@@ -161,8 +161,8 @@ def import_tensors(
             continue
         out[path] = value
     for path in sorted(set(shapes) - set(out) - told):
-        name, rule = _torch_side(rules, path)
-        if rule is not None and rule.optional:
+        name, owner = _torch_side(rules, path)
+        if owner is not None and owner.optional:
             out[path] = np.zeros(shapes[path], np.float32)
         else:
             problems.append(f"missing tensor {name} (for {path})")

@@ -1,5 +1,7 @@
 """Modules with a case's weights, loaded through the real rule tables, and run as one program."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,3 +102,31 @@ def last():
 def first():
     """The inverse of `last`."""
     return lambda x: rearrange(np.asarray(x), "... f h w c -> ... c f h w")
+
+
+@pytest.fixture(scope="session")
+def dot_flops():
+    """`dot_flops(function, *args)`: floating-point operations of all dots in `function(*args)`,
+    those in loops each time; nothing is computed."""
+    return lambda function, *args: _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr):
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            lhs = equation.invars[0].aval.shape
+            depth = math.prod(lhs[axis] for axis in contracted)
+            total += 2 * depth * math.prod(equation.outvars[0].aval.shape)
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += times * sum(_count(inner) for inner in _inner(equation.params))
+    return total
+
+
+def _inner(params):
+    for value in params.values():
+        for part in value if isinstance(value, tuple | list) else [value]:
+            part = getattr(part, "jaxpr", part)  # a closed jaxpr holds one
+            if hasattr(part, "eqns"):
+                yield part

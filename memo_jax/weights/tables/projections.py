@@ -11,7 +11,5 @@ AUDIO_PROJ = (*linear("proj1"), *linear("proj2"), *linear("proj3"), *norm("norm"
 def emotion_classifier_rules(config: EmotionClassifierConfig) -> tuple[Rule, ...]:
     """Every tensor of audio_emotion_classifier; its layers count from one."""
     return tuple(
-        rule
-        for i in range(config.layers)
-        for rule in linear(f"layers.fc{i + 1}", f"layers/{i}")
+        rule for i in range(config.layers) for rule in linear(f"layers.fc{i + 1}", f"layers/{i}")
     )

@@ -1,0 +1,104 @@
+"""The emotion-aware audio block against recorded outputs."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from einops import rearrange
+from golden_case import relative_error
+
+from memo_jax.models.audio_attention import NORMS_PER_MODULE, AudioBlock, AudioModule
+from memo_jax.weights.tables.unet import AUDIO_BLOCK
+
+EMOTION_ROWS = 10  # nine classes and the null class
+
+
+@pytest.mark.parametrize("name", ["b_joint_nonfinal", "b_joint_final", "b_joint_single"])
+def test_recorded_outputs(name, golden, load, compiled):
+    case = golden(name)
+    kwargs, batch = case.config["kwargs"], case.config["batch"]
+    module = load(
+        lambda rngs: AudioBlock(
+            kwargs["dim"],
+            kwargs["cross_attention_dim"],
+            kwargs["num_attention_heads"],
+            EMOTION_ROWS,
+            final=kwargs["is_final_block"],
+            dtype=jnp.float32,
+            rngs=rngs,
+        ),
+        AUDIO_BLOCK,
+        case.w(),
+    )
+    video, audio = (
+        rearrange(case.inp(stream), "(b f) n c -> b f n c", b=batch)
+        for stream in ("video", "audio")
+    )
+    run = compiled(module)
+    for i in range(len(case.config["emotion_sets"])):
+        emotion = case.inp(f"{i}/emotion")
+        labels = np.repeat(emotion[:, None], NORMS_PER_MODULE, axis=1)
+        got_video, got_audio = run(video, audio, labels)
+        unfold = "b f n c -> (b f) n c"
+        assert relative_error(rearrange(got_video, unfold), case.out(f"{i}/video")) <= 1e-5
+        if kwargs["is_final_block"]:
+            assert got_audio is None
+        else:
+            assert relative_error(rearrange(got_audio, unfold), case.out(f"{i}/audio")) <= 1e-5
+
+
+def test_a_recorded_emotion_norm(golden, load, compiled):
+    """`norm1_alone` was recorded with the labels of the first call."""
+    case = golden("b_joint_nonfinal")
+    kwargs, batch = case.config["kwargs"], case.config["batch"]
+    block = load(
+        lambda rngs: AudioBlock(
+            kwargs["dim"],
+            kwargs["cross_attention_dim"],
+            kwargs["num_attention_heads"],
+            EMOTION_ROWS,
+            dtype=jnp.float32,
+            rngs=rngs,
+        ),
+        AUDIO_BLOCK,
+        case.w(),
+    )
+    video = rearrange(case.inp("video"), "(b f) n c -> b f n c", b=batch)
+    got = compiled(block.norm1)(video, case.inp("0/emotion"))
+    assert relative_error(rearrange(got, "b f n c -> (b f) n c"), case.out("norm1_alone")) <= 1e-5
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = np.random.default_rng(0)
+    shapes = [(2, 3, 2, 2, 32), (2, 3, 4, 12)]
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+@pytest.fixture(scope="module")
+def run(random_module, compiled):
+    make = dict(width=32, inner=16, audio_dim=12, heads=2, groups=8, emotion_rows=EMOTION_ROWS)
+    module = random_module(lambda rngs: AudioModule(**make, dtype=jnp.float32, rngs=rngs))
+    return compiled(module)
+
+
+@pytest.mark.parametrize("norm", range(NORMS_PER_MODULE))
+def test_each_norm_follows_its_own_label(run, inputs, norm):
+    labels = np.zeros((2, NORMS_PER_MODULE), np.int32)
+    video, audio = run(*inputs, labels)
+    labels[1, norm] = 9
+    other_video, other_audio = run(*inputs, labels)
+    assert np.array_equal(video[0], other_video[0]) and np.array_equal(audio[0], other_audio[0])
+    assert relative_error(other_video[1], video[1]) > 1e-4
+    assert relative_error(other_audio[1], audio[1]) > 1e-4
+
+
+def test_frames_do_not_mix(run, inputs):
+    labels = np.zeros((2, NORMS_PER_MODULE), np.int32)
+    video, audio = run(*inputs, labels)
+    changed = [x.copy() for x in inputs]
+    for x in changed:
+        x[:, 1] += 1
+    other_video, other_audio = run(*changed, labels)
+    for whole, other in ((video, other_video), (audio, other_audio)):
+        difference = np.abs(np.asarray(whole) - np.asarray(other))
+        assert difference[:, 0].max() == difference[:, 2].max() == 0 < difference[:, 1].max()
