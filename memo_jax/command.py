@@ -3,9 +3,11 @@
 import argparse
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import jax
@@ -26,7 +28,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(name: str, main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Run a command and exit: 0 on success, 2 with one line for the user's own mistake."""
+    """Run a command and exit: 0 on success, 2 with one line for the user's own mistake.
+
+    Ctrl-C and SIGTERM end it by an exception, so that unfinished files are removed.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -37,6 +43,11 @@ def run(name: str, main: Callable[[Sequence[str]], None]) -> NoReturn:
         print(f"{name}: interrupted; nothing was left behind", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # a second one must not stop the removing
+    sys.exit(128 + number)
 
 
 def read_config(source: str) -> ml_collections.ConfigDict:
@@ -71,17 +82,28 @@ def with_config(
 
     Raises:
       UserError: the config has a field that is no option.
+      SystemExit: 2, after one line, where an option cannot have its value.
     """
     args = parser.parse_args(arguments)
     source = getattr(args, field)
     if source is None:
         return args
     config = read_config(source).to_dict()
-    unknown = sorted(set(config) - set(vars(args)))
+    unknown = sorted(set(config) - set(vars(args)) | {field} & set(config))
     if unknown:
         raise UserError(f"config {source!r} sets {', '.join(unknown)}, which is no option")
-    parser.set_defaults(**config)
-    return parser.parse_args(arguments)
+    # As if typed before the rest, so that argparse checks them, and what is typed wins.
+    return parser.parse_args([*_typed(config), *arguments])
+
+
+def _typed(config: dict[str, Any]) -> list[str]:
+    """A config's fields as command line options; None and False are options left out."""
+    flags = {name: f"--{name.replace('_', '-')}" for name in config}
+    return [
+        flags[name] if value is True else f"{flags[name]}={value}"
+        for name, value in config.items()
+        if value is not None and value is not False
+    ]
 
 
 def keep_compilations() -> None:

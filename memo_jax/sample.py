@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -84,9 +85,6 @@ def main(arguments: Sequence[str]) -> None:
         return
     hearing = pipe.hear(args.audio, emotion=args.emotion, vocals=args.vocals)
     notes = [*([pipe.spec.notes] if pipe.spec.notes else []), *scene.notes, *hearing.notes]
-    if not args.quiet:
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
 
     paste = Paster(scene.picture, scene.crop) if args.paste_back else None
     height, width = scene.picture.shape[:2] if paste else scene.image.shape[:2]
@@ -94,6 +92,8 @@ def main(arguments: Sequence[str]) -> None:
     with VideoWriter(
         args.output, width, height, fps, sound=Path(args.audio), crf=args.crf, metadata=_told(args)
     ) as writer:
+        for note in [] if args.quiet else notes:  # only now: a refusal is one line
+            print(f"note: {note}", file=sys.stderr)
         generated = _generate(pipe, scene, hearing, args, paste, writer)
     whole = time.perf_counter() - begun
     frames = hearing.frames
@@ -114,7 +114,9 @@ def _generate(pipe, scene, hearing, args, paste, writer) -> float:
         bar.set_postfix_str("compiling")
         for frames in run:
             bar.set_postfix_str("")
-            writer.write(paste(frames) if paste else frames)
+            # Pasted one by one: a chunk of full pictures may not fit in memory.
+            for part in np.split(frames, len(frames)) if paste else [frames]:
+                writer.write(paste(part) if paste else part)
             bar.update(len(frames))
     return time.perf_counter() - begun - pipe.compile_seconds
 
@@ -124,7 +126,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.preview and Path(args.preview).suffix.lower() != ".png":
         raise UserError(f"--preview {args.preview!r}: expected a name that ends in .png")
     if args.preview:
-        if not Path(args.preview).absolute().parent.is_dir():
+        if not os.path.isdir(os.path.dirname(args.preview) or "."):
             raise UserError(f"--preview {args.preview!r}: its folder does not exist; make it first")
     else:
         check_output(args.output)
@@ -132,12 +134,15 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--guidance {args.guidance}: expected a number such as 3.5")
     if args.steps is not None and not 1 <= args.steps <= 1000:
         raise UserError(f"--steps {args.steps}: expected 1 to 1000")
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed {args.seed}: expected 0 to {2**32 - 1}")
     if not 0 <= args.crf <= 51:
         raise UserError(f"--crf {args.crf}: expected 0 (best) to 51 (smallest)")
+    made = "preview" if args.preview else "output"
+    path = getattr(args, made)
     for name in ("image", "audio"):
-        same = Path(getattr(args, name)).absolute() == Path(args.output).absolute()
-        if same and not args.preview:
-            raise UserError(f"--output {args.output!r} is the {name} itself; give another name")
+        if os.path.realpath(getattr(args, name)) == os.path.realpath(path):
+            raise UserError(f"--{made} {path!r} is the {name} itself; give another name")
 
 
 def _write_preview(path: str, picture: np.ndarray) -> None:

@@ -15,7 +15,7 @@ def train_sigmas() -> Float[np.ndarray, "1000"]:
     return timesteps / np.float32(TRAIN_LEVELS)
 
 
-def sampling_sigmas(steps: int) -> Float[np.ndarray, " steps+1"]:
+def sampling_sigmas(steps: int) -> Float[np.ndarray, " {steps}+1"]:
     """Noise levels of `steps` Euler steps: evenly from 1 to 0.001, then 0, float32.
 
     Raises:

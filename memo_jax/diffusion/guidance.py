@@ -12,18 +12,18 @@ def guided(guidance: float) -> bool:
 
 def both_branches(
     null: Shaped[Array, "b ..."], condition: Shaped[Array, "b ..."]
-) -> Shaped[Array, "2b ..."]:
+) -> Shaped[Array, "2*b ..."]:
     """The batch [null..., condition...], in the order the release runs them."""
     return jnp.concatenate([null, condition])
 
 
-def attends_to_reference(batch: int) -> Bool[np.ndarray, " 2*batch"]:
+def attends_to_reference(batch: int) -> Bool[np.ndarray, " 2*{batch}"]:
     """Which samples of `both_branches` see their portrait: known before tracing, so that the null
     branch's share is never computed."""
     return np.repeat([False, True], batch)
 
 
-def combine(velocity: Float[Array, "2b ..."], guidance: float) -> Float[Array, "b ..."]:
+def combine(velocity: Float[Array, "branches ..."], guidance: float) -> Float[Array, "b ..."]:
     """null + guidance (condition - null)."""
     null, condition = jnp.split(velocity, 2)
     return null + guidance * (condition - null)

@@ -64,7 +64,7 @@ class MotionAttention(nnx.Module):
         frames = past.shape[1]
         k = self._keys(self.to_k(past))
         v = self._fold(self.to_v(past)).astype(jnp.float32)
-        fade = jnp.asarray(g ** np.arange(frames - 1, -1, -1, dtype=np.float32))[:, None]
+        fade = jnp.asarray(g ** np.arange(frames - 1, -1, -1, dtype=np.float32))[None, :, None]
         faded = k * fade
         kv = jnp.einsum("npd,npe->nde", faded, v * fade if released else v)
         z = jnp.sum(faded, axis=1, keepdims=True)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from memo_jax.audio.emotion import EmotionDetector, clip_labels, expand_labels
 from memo_jax.audio.logmel import log_mel
 from memo_jax.audio.schedule import parse_emotion
-from memo_jax.audio.timing import SAMPLE_RATE, normalise, padding, windows
+from memo_jax.audio.timing import SAMPLE_RATE, padding, prepare, windows
 from memo_jax.audio.vocals import VocalSeparator
 from memo_jax.config import SamplerConfig
 from memo_jax.errors import UserError
@@ -111,12 +111,12 @@ class Ear:
         )
 
     def _hidden(self, samples: np.ndarray, sampler: SamplerConfig) -> tuple[int, np.ndarray]:
-        padded, zeros = padding(
-            len(samples), sampler.fps, sampler.clip_frames, audio_padding=sampler.audio_padding
-        )
+        how = {"audio_padding": sampler.audio_padding}
         if self._encode is None:
+            padded, _ = padding(len(samples), sampler.fps, sampler.clip_frames, **how)
             return padded, log_mel(samples, padded, sampler.fps, self.spec.log_mel)
-        return padded, self._encode(np.pad(normalise(samples), (0, zeros)), padded)
+        heard, padded = prepare(samples, sampler.fps, sampler.clip_frames, **how)
+        return padded, self._encode(heard, padded)
 
     def _labels(
         self,
@@ -149,9 +149,15 @@ def _recording(audio: str | os.PathLike[str] | tuple[np.ndarray, int]) -> Record
     if not isinstance(audio, tuple):
         return read_recording(audio, SAMPLE_RATE)
     samples, rate = audio
-    samples = np.asarray(samples, np.float32)
-    if samples.ndim != 1 or not samples.size or not np.isfinite(samples).all():
-        raise UserError("audio samples must be one row of finite numbers in [-1, 1], not empty")
+    samples = np.asarray(samples)
+    if samples.dtype.kind != "f" or samples.ndim != 1 or not samples.size:
+        raise UserError(
+            f"audio samples have shape {samples.shape} and dtype {samples.dtype}; "
+            "expected one row of floats in [-1, 1], not empty"
+        )
+    samples = samples.astype(np.float32)
+    if not np.isfinite(samples).all() or not rate > 0:
+        raise UserError(f"audio samples must be finite, and their rate, {rate} Hz, above 0")
     return Recording(soxr.resample(samples, rate, SAMPLE_RATE), SAMPLE_RATE, Path())
 
 

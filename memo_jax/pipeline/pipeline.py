@@ -66,8 +66,8 @@ class Pipeline:
           chunk: clips that are generated in one call of the device.
           face_models: a folder with the release's ONNX face models.
         """
-        if chunk < 1:
-            raise UserError(f"chunk {chunk}: expected at least 1 clip")
+        if not 1 <= chunk <= 1000:
+            raise UserError(f"chunk {chunk}: expected 1 to 1000 clips")
         self.spec = model.spec
         self.sampler = sampler or model.spec.sampler
         self.chunk = chunk
@@ -114,28 +114,18 @@ class Pipeline:
         if guidance is not None:
             sampler = dataclasses.replace(sampler, guidance=guidance)
         folder = None if face_models is None else Path(face_models)
+        if folder is not None and not list(folder.rglob("*.onnx")):
+            raise UserError(f"--face-models {str(folder)!r} holds no .onnx file; give their folder")
         return cls(loaded, sampler=sampler, chunk=chunk, face_models=folder)
 
     def __call__(
         self,
         image: str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"],
         audio: str | os.PathLike[str] | tuple[np.ndarray, int],
-        *,
-        seed: int = 0,
-        emotion: str | None = None,
-        noise: Float[np.ndarray, "clips 1 f h w z"] | None = None,
-        crop: str = "auto",
-        face: str = "auto",
-        vocals: str = "auto",
+        **options: Any,
     ) -> Video:
-        """All frames of the crop at once. Arguments as `start` and `scene` take them."""
-        run = self.start(
-            self.scene(image, crop=crop, face=face),
-            self.hear(audio, emotion=emotion, vocals=vocals),
-            seed=seed,
-            noise=noise,
-        )
-        return Video(np.concatenate(list(run)), self.sampler.fps)
+        """All frames of the crop at once; arguments and errors are those of `stream`."""
+        return Video(np.concatenate(list(self.stream(image, audio, **options))), self.sampler.fps)
 
     def stream(
         self,
@@ -149,7 +139,11 @@ class Pipeline:
         face: str = "auto",
         vocals: str = "auto",
     ) -> Iterator[UInt8[np.ndarray, "n s s 3"]]:
-        """Frames of the crop, chunk by chunk, while the next chunk is being made."""
+        """Frames of the crop, chunk by chunk, while the next chunk is being made.
+
+        `crop` and `face` are those of `scene`, `emotion` and `vocals` those of `hear`, `seed` and
+        `noise` those of `start`. Everything is checked before the first frame.
+        """
         scene = self.scene(image, crop=crop, face=face)
         hearing = self.hear(audio, emotion=emotion, vocals=vocals)
         return iter(self.start(scene, hearing, seed=seed, noise=noise))
@@ -214,7 +208,8 @@ class Pipeline:
         Args:
           seed: same seed, same machine: same frames.
           noise: in place of drawn noise, to compare with another implementation.
-          carry: of a run that stopped (`Run.carry`), to go on from its next clip.
+          carry: of a run that stopped (`Run.stop`), to go on from its next clip; its leaves may
+            have been saved and loaded. It is copied.
         """
         if not 0 <= seed < 2**32:
             raise UserError(f"seed {seed}: expected a whole number from 0 to {2**32 - 1}")
@@ -225,7 +220,11 @@ class Pipeline:
             )
         image = jnp.asarray(scene.image, jnp.float32)[None] / 127.5 - 1
         portrait, first = self._start(self._params, image, jnp.asarray(scene.identity)[None])
-        return Run(self, hearing, portrait, first if carry is None else carry, seed, noise)
+        if carry is not None:
+            if _shapes(carry.memory) != _shapes(first.memory):
+                raise UserError("carry is not one of this model: its memory has other shapes")
+            first = jax.tree.map(jnp.array, carry)
+        return Run(self, hearing, portrait, first, seed, noise)
 
     @property
     def _latents_shape(self) -> tuple[int, int, int, int]:
@@ -237,22 +236,42 @@ class Pipeline:
         """The parts must fit each other; a model that does not fit says where."""
         configs = {name: part.config for name, part in model.spec.parts.items()}
         net, audio, image = (configs[n] for n in ("diffusion_net", "audio_proj", "image_proj"))
-        vae, sampler = configs["vae"], self.sampler
-        if sampler.image_size % vae.factor:
+        vae, reference, sampler = configs["vae"], configs["reference_net"], self.sampler
+        ear, detector = configs.get("wav2vec2"), configs.get("emotion2vec")
+        classifier = configs.get("emotion_classifier")
+        heard = model.spec.log_mel
+        factor = vae.factor * 2 ** (len(net.block_out_channels) - 1)
+        if sampler.image_size % factor:
             raise UserError(
-                f"image_size {sampler.image_size} is no multiple of the autoencoder's {vae.factor}"
+                f"image_size {sampler.image_size} is no multiple of {factor}, by which this model "
+                "makes pictures smaller"
             )
         if net.motion.position_code and sampler.clip_frames > net.motion.max_frames:
             raise UserError(
                 f"clip_frames {sampler.clip_frames}: the model counts to {net.motion.max_frames}"
             )
-        for what, a, b in (
+        pairs = [
             ("latent channels", vae.latent_channels, net.in_channels),
-            ("latent channels", vae.latent_channels, configs["reference_net"].in_channels),
+            ("latent channels", vae.latent_channels, reference.in_channels),
+            ("latent channels", vae.latent_channels, net.out_channels),
             ("audio token width", audio.out_dim, net.audio_attention_dim),
             ("face token width", image.cross_attention_dim, net.cross_attention_dim),
-            ("widths", configs["reference_net"].block_out_channels, net.block_out_channels),
-        ):
+            ("face token width", image.cross_attention_dim, reference.cross_attention_dim),
+            ("widths", reference.block_out_channels, net.block_out_channels),
+            ("blocks", reference.layers_per_block, net.layers_per_block),
+            ("the number of emotions", len(model.spec.emotions), net.num_emotions),
+        ]
+        if heard is not None:
+            features = heard.moments, heard.bands
+            pairs.append(("what is heard", features, (audio.layers, audio.channels)))
+        elif ear is not None:
+            pairs.append(("what is heard", (ear.layers, ear.width), (audio.layers, audio.channels)))
+        if detector is not None and classifier is not None:
+            pairs.append(("emotion features", detector.width, classifier.in_features))
+            pairs.append(("the number of emotions", classifier.num_emotions, net.num_emotions))
+        if audio.window % 2 == 0:
+            raise UserError(f"audio window of {audio.window} frames: expected an odd number")
+        for what, a, b in pairs:
             if a != b:
                 raise UserError(
                     f"model {model.spec.name!r}: its parts disagree on {what}: {a}, {b}"
@@ -279,8 +298,7 @@ class Pipeline:
     ) -> Any:
         """The compiled program for a chunk of these shapes: one for every length of sound."""
         args = (self._params, portrait, key, carry, inputs)
-        shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), args[1:])
-        known = str(shapes)
+        known = _shapes(args[1:])
         if known not in self._chunks:
             begun = time.perf_counter()
             self._chunks[known] = (
@@ -293,8 +311,8 @@ class Pipeline:
 class Run:
     """Frames of one recording, made as they are asked for.
 
-    `carry` is what the next clip goes on from; with `Pipeline.start(carry=...)` a run that
-    stopped gives the frames it would have given. `clip` is the next clip to be made.
+    `carry` is what the next clip goes on from, and `clip` is its number. While a chunk is given
+    the next one is being made already, so `stop` before saving them.
     """
 
     def __init__(
@@ -311,19 +329,28 @@ class Run:
         self.hearing = hearing
         self._pipeline, self._portrait, self._noise = pipeline, portrait, noise
         self._key = jax.random.key(seed)
+        self._waiting: tuple[int, Array] | None = None
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "n s s 3"]]:
         """Chunks of frames; the last is cut to the recording's length."""
-        waiting: tuple[int, Array] | None = None
         while self.clip < self.hearing.clips:
             first = self.clip
             frames = self._next_chunk()
             # The device is at work on this chunk; meanwhile the one before leaves it.
-            if waiting is not None:
-                yield self._fetched(*waiting)
-            waiting = first, frames
-        if waiting is not None:
-            yield self._fetched(*waiting)
+            before, self._waiting = self._waiting, (first, frames)
+            if before is not None:
+                yield self._fetched(*before)
+        if (last := self.stop()) is not None:
+            yield last
+
+    def stop(self) -> UInt8[np.ndarray, "n s s 3"] | None:
+        """The frames that are made and not yet given, if there are any.
+
+        Now `carry` belongs to the end of all frames given: save it, and with
+        `Pipeline.start(carry=...)` a new run gives the frames that this one would have given.
+        """
+        waiting, self._waiting = self._waiting, None
+        return None if waiting is None else self._fetched(*waiting)
 
     def _next_chunk(self) -> UInt8[Array, "n s s 3"]:
         size, hearing = self._pipeline.chunk, self.hearing
@@ -350,6 +377,10 @@ def _generator(model: Model) -> Generator:
     """The networks that make frames, of a model that has them all."""
     parts: dict[str, Any] = {name: model.modules[name] for name in REQUIRED}
     return Generator(**parts)
+
+
+def _shapes(tree: Any) -> str:
+    return str(jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree))
 
 
 def _folder(model: Path | None, name: str) -> Path | None:

@@ -9,13 +9,14 @@ vocal_separator/    optional: the release's ONNX vocal separator
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +105,7 @@ def read_spec(folder: Path) -> ModelSpec:
     path = folder / "model.json"
     try:
         data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}; is this a model?") from error
     try:
         if data["format"] != FORMAT:
@@ -124,29 +125,59 @@ def read_spec(folder: Path) -> ModelSpec:
         if missing:
             raise UserError(f"{path} lacks the component(s) {', '.join(missing)}")
         log_mel = data.get("log_mel")
-        return ModelSpec(
+        spec = ModelSpec(
             name=data["name"],
-            sampler=SamplerConfig.from_dict(data["sampler"]),
+            sampler=_config(SamplerConfig, data["sampler"]),
             parts=parts,
-            emotions=tuple(data["emotions"]),
+            emotions=_tuple(data["emotions"]),
             identity=data["identity"],
             log_mel=_config(LogMelConfig, log_mel) if log_mel else None,
             notes=data.get("notes", ""),
         )
+        _check_types(spec)
+        return spec
     except UserError as error:
-        text = str(error)
+        text = one_line(error)
         raise UserError(text if str(path) in text else f"{path}: {text}") from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{path} is not a model description: {one_line(repr(error))}") from error
 
 
-def _config(kind: type, fields: Mapping[str, Any]) -> Any:
-    if hasattr(kind, "from_dict"):
-        return kind.from_dict(fields)
-    unknown = set(fields) - {f.name for f in dataclasses.fields(kind)}
-    if unknown:
-        raise UserError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _config(kind: Any, fields: Mapping[str, Any]) -> Any:
+    config = kind.from_dict(fields)
+    _check_types(config)
+    return config
+
+
+def _check_types(config: Any) -> None:
+    """JSON's values against the fields' types, which a dataclass does not look at."""
+    hints = get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        if not _fits(getattr(config, f.name), hints[f.name]):
+            raise UserError(
+                f"{type(config).__name__}: {f.name} is {getattr(config, f.name)!r}, "
+                f"expected {getattr(f.type, '__name__', f.type)}"
+            )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kinds = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in kinds
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        each = kinds[:1] * len(value) if kinds[-1] is ... else kinds
+        return len(each) == len(value) and all(map(_fits, value, each))
+    if dataclasses.is_dataclass(hint):
+        _check_types(value)
+    if hint is float:
+        return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
+    return type(value) is hint if hint in (int, bool, str) else True
 
 
 def read_component(folder: Path, spec: ModelSpec, name: str, dtype: Any) -> nnx.Module:
@@ -165,7 +196,12 @@ def read_component(folder: Path, spec: ModelSpec, name: str, dtype: Any) -> nnx.
             f"{path} is not a readable checkpoint ({type(error).__name__}); copy the model again"
         ) from error
     values = {build.path_name(path): leaf for path, leaf in _leaves(tree)}
-    graphdef, shapes = COMPONENTS[name].abstract(spec.parts[name].config, dtype)
+    try:
+        graphdef, shapes = COMPONENTS[name].abstract(spec.parts[name].config, dtype)
+    except UserError:
+        raise
+    except Exception as error:  # whatever sizes that do not go together lead to
+        raise UserError(f"{folder}: nothing has the config of {name}: {one_line(error)}") from error
     problems = [f"missing {path}" for path in shapes if path not in values]
     problems += [f"unknown {path}" for path in values if path not in shapes]
     problems += [
@@ -207,7 +243,11 @@ def write_model(folder: Path, model: Model) -> None:
     folder = folder.absolute()
     if folder.exists():
         raise UserError(f"{folder} exists already; give a new folder")
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {one_line(error)}") from error
+    unfinished.chmod(0o755)  # mkdtemp's are closed to others
     try:
         checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
         for name, module in model.modules.items():

@@ -55,8 +55,11 @@ def read_published(folder: Path, dtype: Any) -> Model:
         with _Tensors(found) as tensors:
             part = COMPONENTS[name]
             try:
-                config, graphdef, values = import_torch(part, _config(found), tensors, dtype)
-            except (TypeError, AttributeError, ValueError) as error:
+                read = _wav2vec2_config if name == "wav2vec2" else _config
+                config, graphdef, values = import_torch(part, read(found), tensors, dtype)
+            except UserError:
+                raise
+            except Exception as error:  # whatever sizes that do not go together lead to
                 raise UserError(f"{found}/config.json: {one_line(error)}") from error
             parts[name] = Part(config, origin=str(found))
             modules[name] = assemble(graphdef, {k: stored(v, dtype) for k, v in values.items()})
@@ -68,11 +71,18 @@ def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}; copy it again") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a config: expected a JSON object")
     return config
+
+
+def _wav2vec2_config(folder: Path) -> dict[str, Any]:
+    """The config with what its file leaves to transformers' defaults."""
+    from transformers import Wav2Vec2Config  # slow to import, and only this layout needs it
+
+    return Wav2Vec2Config(**_config(folder)).to_dict()
 
 
 class _Tensors(Mapping[str, np.ndarray]):

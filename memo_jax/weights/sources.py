@@ -1,6 +1,7 @@
 """What `--model` takes: a bundled preset, a native model folder, or a published PyTorch one."""
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def load_model(source: str | Path, dtype: Any) -> Model:
     folder = Path(source)
     if str(source) in presets():
         folder = _BUNDLED / str(source)
-    elif not folder.is_dir():
+    elif not os.path.isdir(folder):  # unlike Path.is_dir, also for a name that is too long
         near = difflib.get_close_matches(str(source), presets(), 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(

@@ -76,9 +76,20 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def run(random_module, compiled):
-    make = dict(width=32, inner=16, audio_dim=12, heads=2, groups=8, emotion_rows=EMOTION_ROWS)
-    module = random_module(lambda rngs: AudioModule(**make, dtype=jnp.float32, rngs=rngs))
-    return compiled(module)
+    return compiled(
+        random_module(
+            lambda rngs: AudioModule(
+                width=32,
+                inner=16,
+                audio_dim=12,
+                heads=2,
+                groups=8,
+                emotion_rows=EMOTION_ROWS,
+                dtype=jnp.float32,
+                rngs=rngs,
+            )
+        )
+    )
 
 
 @pytest.mark.parametrize("norm", range(NORMS_PER_MODULE))

@@ -11,6 +11,7 @@ from golden_case import relative_error
 
 from memo_jax.config import MotionConfig
 from memo_jax.models.motion import LayerMemory, MotionAttention, MotionMemory, MotionModule
+from memo_jax.weights.build import CountingRngs
 from memo_jax.weights.tables.unet import MOTION_MODULE
 
 HEADS, WIDTH = 2, 16
@@ -98,7 +99,7 @@ def same(a, b):
     return max(relative_error(a.kv, b.kv), relative_error(a.z, b.z))
 
 
-@pytest.mark.parametrize("decay", [0.9, 0.5, 0.0, 1.0])
+@pytest.mark.parametrize("decay", [0.9, 0.0])
 @pytest.mark.parametrize(("activation", "axis"), [("features", -1), ("frames", -2)])
 def test_the_paper_form_is_its_equations(attention, activation, axis, decay):
     module = attention(key_activation=activation, decay=decay)
@@ -108,7 +109,7 @@ def test_the_paper_form_is_its_equations(attention, activation, axis, decay):
 
 
 # Head width is 8: up to 8 frames take one order of the products, more take the other.
-@pytest.mark.parametrize("count", [1, 5, 8, 9, 20, 40])
+@pytest.mark.parametrize("count", [1, 8, 9, 40])
 def test_any_clip_length(attention, count):
     module, clips, x = attention(), [frames(3, 1)], frames(count, 2)
     want = by_the_equations(module, clips, x, decay=0.9, key_axis=-1)
@@ -146,7 +147,7 @@ def test_decay_1_keeps_everything_in_any_order(attention):
     assert same(after(module, [past[:, ::-1]]), after(module, [past])) <= 1e-6
 
 
-@pytest.mark.parametrize("cuts", [(16, 32), (32, 16), (16, 16, 16), (1, 47)])
+@pytest.mark.parametrize("cuts", [(16, 32), (16, 16, 16), (1, 47)])
 def test_how_the_past_is_cut_changes_nothing(attention, cuts):
     module, past = attention(), frames(48, 1)
     clips = np.split(past, np.cumsum(cuts)[:-1], axis=1)
@@ -177,16 +178,12 @@ def test_a_memory_of_nothing_leaves_the_clip_to_itself(attention):
     assert relative_error(module(x, zeros), want) <= 1e-5
 
 
-def test_position_code_is_added_to_the_current_frames_only(attention, random_module):
+def test_position_code_is_added_to_the_current_frames_only(attention):
     plain = attention()
     config = dataclasses.replace(PAPER, position_code=True)
-    coded = MotionAttention(WIDTH, config, dtype=jnp.float32, rngs=_Keys())
-    coded.to_q, coded.to_k, coded.to_v, coded.to_out = (
-        plain.to_q,
-        plain.to_k,
-        plain.to_v,
-        plain.to_out,
-    )
+    coded = MotionAttention(WIDTH, config, dtype=jnp.float32, rngs=CountingRngs())
+    for name in ("to_q", "to_k", "to_v", "to_out"):
+        setattr(coded, name, getattr(plain, name))
     past, x = frames(3, 1), frames(5, 2)
     memory = after(coded, [past])
     assert same(memory, after(plain, [past])) == 0
@@ -194,13 +191,6 @@ def test_position_code_is_added_to_the_current_frames_only(attention, random_mod
     assert relative_error(coded(x, memory), np.asarray(plain(x + code, memory))) <= 1e-6
     with pytest.raises(ValueError, match="33 frames in a clip, but the position code has 32"):
         coded(frames(33, 1), memory)
-
-
-class _Keys:
-    """Keys for a constructor whose random parameters are replaced."""
-
-    def params(self):
-        return jax.random.key(0)
 
 
 def test_no_gradient_reaches_the_past(attention):
