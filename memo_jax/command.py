@@ -1,11 +1,12 @@
 """What the commands share: one-line errors, exit codes, experiment configs, a compilation cache."""
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -58,7 +59,7 @@ def read_config(source: str) -> ml_collections.ConfigDict:
     """
     file, _, argument = source.partition(":")
     path = Path(file)
-    if not path.is_file() or path.suffix != ".py":
+    if not os.path.isfile(path) or path.suffix != ".py":  # Path.is_file raises at long names
         raise UserError(f"config {file!r} does not exist or is no .py file; expected a path")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # .py files always have a loader
@@ -121,3 +122,29 @@ def keep_compilations() -> None:
         print(f"no compilation cache: {one_line(error)}", file=sys.stderr)
         return
     jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+class Stop:
+    """Whether the user, or the machine that is to be taken away, has asked to stop."""
+
+    asked: int = 0
+
+
+@contextlib.contextmanager
+def stopping(message: str) -> Iterator[Stop]:
+    """Within the block the first SIGINT or SIGTERM only sets `asked` to its number and prints the
+    message; a second one interrupts at once."""
+    stop = Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = number
+        print(f"\n{message}", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

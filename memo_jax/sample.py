@@ -1,11 +1,12 @@
 """`python -m memo_jax.sample`: a portrait and a recording become a video."""
 
 import argparse
+import hashlib
 import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,13 +15,19 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from memo_jax.command import Parser, keep_compilations, run, with_config
+from memo_jax.command import Parser, keep_compilations, run, stopping, with_config
 from memo_jax.errors import UserError
 from memo_jax.io.crop import Paster, preview
 from memo_jax.io.video_write import VideoWriter, check_output
-from memo_jax.pipeline import Pipeline
+from memo_jax.pipeline import Pipeline, Run
+from memo_jax.pipeline.hearing import Hearing
+from memo_jax.pipeline.resume import Partial
+from memo_jax.pipeline.scene import Scene
 
 ASSETS = Path(__file__).parent / "assets"
+
+# With --resume, what a kill that cannot be caught may cost.
+SECONDS_BETWEEN_SAVES = 600
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,6 +64,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--face-models", help="folder with the published ONNX face models")
     p.add_argument("--crf", type=int, default=18, help="video quality: 0 best, 51 smallest")
     p.add_argument("--config", help="a config file (configs/sample.py) for options not given")
+    p.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep what is done when stopped, in OUTPUT.partial, and go on from it",
+    )
     p.add_argument("--quiet", action="store_true", help="no progress bar and no notes")
     return p
 
@@ -104,21 +116,89 @@ def main(arguments: Sequence[str]) -> None:
     )
 
 
-def _generate(pipe, scene, hearing, args, paste, writer) -> float:
+def _generate(
+    pipe: Pipeline,
+    scene: Scene,
+    hearing: Hearing,
+    args: argparse.Namespace,
+    paste: Paster | None,
+    writer: VideoWriter,
+) -> float:
     """Write all frames; the seconds that took, without compilation."""
     begun = time.perf_counter()
     run = pipe.start(scene, hearing, seed=args.seed)
-    with tqdm(
-        total=hearing.frames, unit="frame", desc=f"on {_device()}", disable=args.quiet
-    ) as bar:
-        bar.set_postfix_str("compiling")
-        for frames in run:
-            bar.set_postfix_str("")
-            # Pasted one by one: a chunk of full pictures may not fit in memory.
-            for part in np.split(frames, len(frames)) if paste else [frames]:
-                writer.write(paste(part) if paste else part)
-            bar.update(len(frames))
+    bar = tqdm(total=hearing.frames, unit="frame", desc=f"on {_device()}", disable=args.quiet)
+
+    def show(frames: np.ndarray) -> None:
+        writer.write(paste(frames) if paste else frames)
+        bar.update(len(frames))
+
+    with bar:
+        if args.resume:
+            _generate_kept(pipe, scene, hearing, args, run, show)
+        else:
+            for frames in run:
+                show(frames)
     return time.perf_counter() - begun - pipe.compile_seconds
+
+
+def _generate_kept(
+    pipe: Pipeline,
+    scene: Scene,
+    hearing: Hearing,
+    args: argparse.Namespace,
+    run: Run,
+    show: Callable[[np.ndarray], None],
+) -> None:
+    """Generate so that a stop loses nothing: go on from what is kept, and keep what is done.
+
+    Raises:
+      SystemExit: a stop was asked for; all frames so far are kept.
+    """
+    partial = Partial(Path(f"{args.output}.partial"), _made_from(pipe, args))
+    carry = partial.carry(run.carry)
+    if carry is not None:
+        for frames in partial.done():
+            show(frames)
+        run = pipe.start(scene, hearing, seed=args.seed, carry=carry)
+    done, saved = partial.frames.sealed, time.monotonic()
+    with stopping("stopping after this clip; once more loses what is not kept yet") as stop:
+        for frames in run:
+            chunks = [frames]
+            if due := bool(stop.asked) or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                chunks += run.drain()
+            for chunk in chunks:
+                partial.frames.append(chunk)
+                show(chunk)
+                done += len(chunk)
+            if due and done < hearing.frames:
+                partial.save(run.carry, done)
+                saved = time.monotonic()
+                if stop.asked:
+                    print(
+                        f"{done} of {hearing.frames} frames are kept in {partial.folder}; "
+                        "the same line goes on from there",
+                        file=sys.stderr,
+                    )
+                    raise SystemExit(128 + stop.asked)
+    partial.remove()
+
+
+def _made_from(pipe: Pipeline, args: argparse.Namespace) -> dict[str, object]:
+    """All that decides the frames of a run."""
+
+    def digest(data: bytes) -> str:
+        return hashlib.sha256(data).hexdigest()[:16]
+
+    options = ("seed", "emotion", "crop", "face", "vocals", "dtype", "model")
+    return {
+        **{name: getattr(args, name) for name in options},
+        "image": digest(Path(args.image).read_bytes()),
+        "audio": digest(Path(args.audio).read_bytes()),
+        "sampler": pipe.sampler.to_dict(),
+        "networks": digest(pipe.spec.to_json().encode()),
+        "version": version("memo_jax"),
+    }
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""A model of the published architecture that compiles in seconds, from a recorded case's weights."""
+"""A model of the published architecture, with recorded weights, that compiles in seconds."""
 
 import contextlib
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from golden_case import GoldenCase
 
@@ -13,7 +14,7 @@ from memo_jax.audio.config import Emotion2VecConfig, Wav2Vec2Config
 from memo_jax.audio.logmel import LogMelConfig
 from memo_jax.config import EmotionClassifierConfig, SamplerConfig
 from memo_jax.weights import build
-from memo_jax.weights.components import COMPONENTS, load_torch
+from memo_jax.weights.components import COMPONENTS, Component, load_torch
 from memo_jax.weights.folder import REQUIRED, Model, ModelSpec, Part
 
 CASE = "j_pipeline_cfg1.0"
@@ -79,6 +80,25 @@ def same_weights(a, b):
     return first.keys() == second.keys() and all(
         first[k].dtype == second[k].dtype and np.array_equal(first[k], second[k]) for k in first
     )
+
+
+@contextlib.contextmanager
+def structures_kept():
+    """Structures of components are traced once: loading a model spends half its time on them."""
+    traced, kept = Component.abstract, {}
+
+    def abstract(self, config, dtype=jnp.float32):
+        try:
+            hash(key := (self.name, config, dtype))
+        except TypeError:  # a config that makes no sense
+            return traced(self, config, dtype)
+        if key not in kept:
+            kept[key] = traced(self, config, dtype)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Component, "abstract", abstract)
+        yield
 
 
 @contextlib.contextmanager

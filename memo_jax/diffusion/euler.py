@@ -13,7 +13,7 @@ Velocity = Callable[[Float[Array, "b f h w c"], Float[Array, " b"]], Float[Array
 
 
 def euler(
-    velocity: Velocity, noise: Float[Array, "b f h w c"], sigmas: Float[np.ndarray, " steps+1"]
+    velocity: Velocity, noise: Float[Array, "b f h w c"], sigmas: Float[np.ndarray, " levels"]
 ) -> Float[Array, "b f h w c"]:
     """Latents from noise: x <- x + (sigma_next - sigma) velocity(x, 1000 sigma), in float32."""
 

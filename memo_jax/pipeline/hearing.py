@@ -111,11 +111,11 @@ class Ear:
         )
 
     def _hidden(self, samples: np.ndarray, sampler: SamplerConfig) -> tuple[int, np.ndarray]:
-        how = {"audio_padding": sampler.audio_padding}
+        fps, clip_frames, how = sampler.fps, sampler.clip_frames, sampler.audio_padding
         if self._encode is None:
-            padded, _ = padding(len(samples), sampler.fps, sampler.clip_frames, **how)
-            return padded, log_mel(samples, padded, sampler.fps, self.spec.log_mel)
-        heard, padded = prepare(samples, sampler.fps, sampler.clip_frames, **how)
+            padded, _ = padding(len(samples), fps, clip_frames, audio_padding=how)
+            return padded, log_mel(samples, padded, fps, self.spec.log_mel)
+        heard, padded = prepare(samples, fps, clip_frames, audio_padding=how)
         return padded, self._encode(heard, padded)
 
     def _labels(

@@ -329,28 +329,23 @@ class Run:
         self.hearing = hearing
         self._pipeline, self._portrait, self._noise = pipeline, portrait, noise
         self._key = jax.random.key(seed)
-        self._waiting: tuple[int, Array] | None = None
+        self._waiting: list[tuple[int, Array]] = []
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "n s s 3"]]:
         """Chunks of frames; the last is cut to the recording's length."""
         while self.clip < self.hearing.clips:
             first = self.clip
-            frames = self._next_chunk()
+            self._waiting.append((first, self._next_chunk()))
             # The device is at work on this chunk; meanwhile the one before leaves it.
-            before, self._waiting = self._waiting, (first, frames)
-            if before is not None:
-                yield self._fetched(*before)
-        if (last := self.stop()) is not None:
-            yield last
+            if len(self._waiting) > 1:
+                yield self._fetched(*self._waiting.pop(0))
+        yield from self.drain()
 
-    def stop(self) -> UInt8[np.ndarray, "n s s 3"] | None:
-        """The frames that are made and not yet given, if there are any.
-
-        Now `carry` belongs to the end of all frames given: save it, and with
-        `Pipeline.start(carry=...)` a new run gives the frames that this one would have given.
-        """
-        waiting, self._waiting = self._waiting, None
-        return None if waiting is None else self._fetched(*waiting)
+    def drain(self) -> list[UInt8[np.ndarray, "n s s 3"]]:
+        """The chunks under way, waited for: afterwards `carry` is what follows the last frame."""
+        chunks = [self._fetched(*chunk) for chunk in self._waiting]
+        self._waiting.clear()
+        return chunks
 
     def _next_chunk(self) -> UInt8[Array, "n s s 3"]:
         size, hearing = self._pipeline.chunk, self.hearing

@@ -160,7 +160,7 @@ def _check_types(config: Any) -> None:
         if not _fits(getattr(config, f.name), hints[f.name]):
             raise UserError(
                 f"{type(config).__name__}: {f.name} is {getattr(config, f.name)!r}, "
-                f"expected {getattr(f.type, '__name__', f.type)}"
+                f"expected {f.type.__name__ if isinstance(f.type, type) else f.type}"
             )
 
 

@@ -18,6 +18,7 @@ from memo_jax.config import SamplerConfig
 from memo_jax.errors import UserError, one_line
 from memo_jax.weights.components import COMPONENTS, assemble, import_torch
 from memo_jax.weights.folder import REQUIRED, Model, ModelSpec, Part, stored
+from memo_jax.weights.rules import ConversionError
 
 # Where each component may lie; the first name is the one that messages give.
 PLACES = {
@@ -57,7 +58,7 @@ def read_published(folder: Path, dtype: Any) -> Model:
             try:
                 read = _wav2vec2_config if name == "wav2vec2" else _config
                 config, graphdef, values = import_torch(part, read(found), tensors, dtype)
-            except UserError:
+            except ConversionError:
                 raise
             except Exception as error:  # whatever sizes that do not go together lead to
                 raise UserError(f"{found}/config.json: {one_line(error)}") from error

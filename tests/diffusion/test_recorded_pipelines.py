@@ -1,7 +1,6 @@
 """Whole sampling runs, clip after clip, against recorded ones."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from einops import rearrange

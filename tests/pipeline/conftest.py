@@ -10,7 +10,7 @@ from memo_jax.pipeline import Pipeline
 RATE = 16000
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _quickly():
     with quick_compilation():
         yield

@@ -18,7 +18,8 @@ from small_model import SAMPLER, small_model
 from memo_jax.audio.logmel import LogMelConfig
 from memo_jax.errors import UserError
 from memo_jax.io.crop import Paster
-from memo_jax.pipeline import Pipeline
+from memo_jax.pipeline import Pipeline, pipeline
+from memo_jax.pipeline.scene import _checked
 
 SECONDS = 0.75  # four clips and three frames
 
@@ -215,7 +216,8 @@ def test_no_detector_is_said(pipe, tone):
 
 def test_sound_reaches_the_frames(pipe, scene, tone):
     quiet, loud = (
-        np.concatenate(list(pipe.start(scene, pipe.hear(sound)))) for sound in (np_silence(0.16), tone(0.16))
+        np.concatenate(list(pipe.start(scene, pipe.hear(sound))))
+        for sound in (np_silence(0.16), tone(0.16))
     )
     assert not np.array_equal(quiet, loud)
 
@@ -235,10 +237,9 @@ def test_pictures_that_are_refused(pipe, picture):
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     with pytest.raises(UserError, match="no face found"):
         pipe.scene(noise)
-    with pytest.raises(UserError, match="expected uint8"):
-        pipe.scene(picture.astype(np.float32))
-    with pytest.raises(UserError, match="expected uint8"):
-        pipe.scene(picture[..., 0])
+    for array in (picture.astype(np.float32), picture[..., 0]):
+        with pytest.raises(UserError, match="expected uint8"):
+            _checked(array)
     with pytest.raises(UserError, match="smaller than"):
         pipe.scene(picture[:20])
     with pytest.raises(UserError, match="not understood"):
@@ -285,7 +286,7 @@ def test_seeds_that_are_refused(pipe, scene, hearing, seed):
         ({"chunk": 0}, "chunk 0"),
         ({"chunk": 10**6}, "chunk 1000000"),
         ({"sampler": dataclasses.replace(SAMPLER, image_size=18)}, "no multiple of 4"),
-        ({"sampler": dataclasses.replace(SAMPLER, clip_frames=40)}, "up to 32"),
+        ({"sampler": dataclasses.replace(SAMPLER, clip_frames=40)}, "counts to 32"),
     ],
 )
 def test_settings_that_do_not_fit(model, changes, message):
@@ -305,13 +306,16 @@ def test_parts_that_do_not_fit(model):
         Pipeline(small_model(log_mel=None))
 
 
-def test_what_load_refuses(tmp_path):
+def test_what_load_refuses(model, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no dtype 'float16'"):
         Pipeline.load("tiny", dtype="float16")
     with pytest.raises(UserError, match="did you mean 'tiny'"):
         Pipeline.load("tny")
+    monkeypatch.setattr(pipeline, "load_model", lambda *source: model)
     with pytest.raises(UserError, match="steps must be positive"):
         Pipeline.load("tiny", steps=0)
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UserError, match=r"no scrfd\*\.onnx"):
+        with pytest.raises(UserError, match=r"holds no \.onnx file"):
             Pipeline.load("tiny", face_models=folder)
+    changed = Pipeline.load("tiny", steps=7, guidance=1.0, chunk=4)
+    assert (changed.sampler.steps, changed.sampler.guidance, changed.chunk) == (7, 1.0, 4)
