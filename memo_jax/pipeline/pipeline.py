@@ -114,7 +114,8 @@ class Pipeline:
         if guidance is not None:
             sampler = dataclasses.replace(sampler, guidance=guidance)
         folder = None if face_models is None else Path(face_models)
-        if folder is not None and not list(folder.rglob("*.onnx")):
+        # os.path, unlike pathlib, also bears a name that is too long.
+        if folder is not None and not (os.path.isdir(folder) and any(folder.rglob("*.onnx"))):
             raise UserError(f"--face-models {str(folder)!r} holds no .onnx file; give their folder")
         return cls(loaded, sampler=sampler, chunk=chunk, face_models=folder)
 

@@ -1,6 +1,11 @@
-"""Rollouts: where they are cut, stopped or batched changes no frame."""
+"""Rollouts: where they are cut, stopped or batched changes no frame.
+
+First the clips' order of things alone, the networks replaced by one line each; then the smallest
+random model that has every part.
+"""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +24,8 @@ from memo_jax.config import (
     VAEConfig,
 )
 from memo_jax.diffusion import rollout as sampling
-from memo_jax.diffusion.rollout import ClipInputs, Generator
+from memo_jax.diffusion.rollout import Carry, ClipCondition, ClipInputs, Generator, Portrait
+from memo_jax.models.motion import LayerMemory, MotionMemory
 
 CLIPS, FRAMES, PIXELS = 4, 2, 8
 KEY = jax.random.key(7)
@@ -28,9 +34,143 @@ SAMPLER = SamplerConfig(
 )
 
 
+def given(samples=1, clips=CLIPS):
+    """(image, face, inputs), other for every sample and clip."""
+    rng = np.random.default_rng(0)
+    image = rng.uniform(-1, 1, (2, PIXELS, PIXELS, 3)).astype(np.float32)
+    face = rng.normal(size=(2, 6)).astype(np.float32)
+    audio = rng.normal(size=(CLIPS, 2, FRAMES, 3, 2, 4)).astype(np.float32)
+    emotion = rng.integers(0, 9, (CLIPS, 2)).astype(np.int32)
+    inputs = ClipInputs(audio[:clips, :samples], emotion[:clips, :samples])
+    return image[:samples], face[:samples], inputs
+
+
+def in_chunks(roll, portrait, carry, inputs, size, key=KEY, stop=lambda carry: carry):
+    """(carry, frames) of all clips, `size` at a time; between chunks the carry goes through
+    `stop`."""
+    frames = []
+    for at in range(0, len(inputs.emotion), size):
+        chunk = jax.tree.map(lambda leaf, at=at: leaf[at : at + size], inputs)
+        carry, made = roll(portrait, key, stop(carry), chunk)
+        frames.append(np.asarray(made))
+    return carry, np.concatenate(frames)
+
+
+def assert_same(got, want, bound):
+    """(carry, frames) within `bound` of their largest values; 0 means to the bit."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert a.dtype == b.dtype and relative_error(a, np.asarray(b)) <= bound
+
+
+@pytest.fixture
+def through_a_file(tmp_path):
+    """`through_a_file(carry)`: the carry saved, forgotten and loaded."""
+
+    def through_a_file(carry):
+        leaves, structure = jax.tree.flatten(carry)
+        np.savez(tmp_path / "carry.npz", *leaves)
+        stored = np.load(tmp_path / "carry.npz")
+        return jax.tree.unflatten(structure, [stored[name] for name in stored.files])
+
+    return through_a_file
+
+
+@pytest.fixture
+def sketch(monkeypatch):
+    """`sketch(sampler)`: (roll, portrait, carry, inputs) with networks of one line each, in which
+    frames still depend on noise, audio, emotion, memory, and memory on the past."""
+
+    def condition(generator, portrait, past, memory):
+        if memory is None:
+            memory = MotionMemory(
+                {"layer": LayerMemory(jnp.zeros((1, 1, 1)), jnp.zeros((1, 1, 1)))}
+            )
+        seen = jnp.mean(past * jnp.arange(1.0, past.shape[1] + 1)[None, :, None, None, None])
+        return ClipCondition(None, jax.tree.map(lambda leaf: 0.5 * leaf + seen, memory))
+
+    def denoise(generator, sampler, condition, audio, emotion, noise):
+        heard = jnp.mean(audio, axis=(2, 3, 4))[:, :, None, None, None]
+        return (
+            noise
+            + heard
+            + 0.1 * emotion.astype(jnp.float32)[:, None, None, None, None]
+            + (condition.memory.layers["layer"].kv[0, 0, 0])
+        )
+
+    monkeypatch.setattr(sampling, "condition", condition)
+    monkeypatch.setattr(sampling, "denoise", denoise)
+    monkeypatch.setattr(sampling, "decode", lambda vae, x: jax.nn.sigmoid(x[..., :3]))
+
+    def sketch(sampler=SAMPLER):
+        image, _, inputs = given()
+        portrait = Portrait(jnp.zeros((1, PIXELS, PIXELS, 4)), jnp.zeros((1, 1, 1)))
+        generator = SimpleNamespace(vae=None)
+        roll = jax.jit(lambda *args: sampling.rollout(generator, sampler, *args))
+        return roll, portrait, sampling.first_carry(generator, sampler, portrait, image), inputs
+
+    return sketch
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_chunks_of_any_size(sketch, size):
+    parts = sketch()
+    assert_same(in_chunks(*parts, size), in_chunks(*parts, 1), 1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_stopped_rollout_goes_on_to_the_bit(sketch, through_a_file, size):
+    parts = sketch()
+    assert_same(in_chunks(*parts, size, stop=through_a_file), in_chunks(*parts, size), 0)
+
+
+def test_a_clips_noise_follows_from_the_key_and_its_number(sketch):
+    roll, portrait, carry, inputs = sketch()
+    carry, frames = in_chunks(roll, portrait, carry, inputs, 1)
+    noise = [jax.random.normal(jax.random.fold_in(KEY, i), (1, 2, 8, 8, 4)) for i in range(CLIPS)]
+    noisy = ClipInputs(inputs.audio, inputs.emotion, np.stack(noise))
+    assert_same(in_chunks(roll, portrait, sketch()[2], noisy, 1), (carry, frames), 1e-6)
+    _, others = in_chunks(roll, portrait, sketch()[2], inputs, 1, key=jax.random.key(8))
+    assert np.abs(others - frames).min(axis=(1, 2, 3, 4, 5)).max() > 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("first_past", "past"),
+    [
+        (1, 2),  # fewer at first
+        (3, 2),  # more at first
+        (1, 3),  # more than a clip has
+        (1, 5),  # more than there are after the first clip, and after the second
+    ],
+)
+def test_other_numbers_of_past_frames(sketch, first_past, past, size):
+    """The past is the portrait's repetitions and all frames since, of which the last `past`."""
+    sampler = dataclasses.replace(SAMPLER, first_past_frames=first_past, past_frames=past)
+    roll, portrait, carry, inputs = sketch(sampler)
+    before = np.asarray(carry.past)
+    assert before.shape[1] == first_past
+    carry, frames = in_chunks(roll, portrait, carry, inputs, size)
+    assert frames.shape == (CLIPS, 1, FRAMES, PIXELS, PIXELS, 3)
+    everything = np.concatenate([before, *frames], axis=1)
+    assert np.array_equal(carry.past, everything[:, -past:])
+
+
+def test_a_portrait_in_minus_one_to_one_is_a_past_in_zero_to_one(sketch):
+    _, _, carry, _ = sketch()
+    image, _, _ = given()
+    assert relative_error(carry.past, np.repeat(image[:, None] / 2 + 0.5, 2, axis=1)) <= 1e-6
+
+
+def test_clips_stack():
+    _, _, inputs = given()
+    clips = [jax.tree.map(lambda leaf, i=i: leaf[i], inputs) for i in range(CLIPS)]
+    assert_same(ClipInputs.stack(clips), inputs, 0)
+
+
 @pytest.fixture(scope="module")
 def generator():
-    """The smallest that has every part: one resolution, 32 channels, one layer."""
+    """One resolution, 32 channels, one layer."""
     unet = {
         "block_out_channels": (32,),
         "down_attention": (True,),
@@ -54,23 +194,6 @@ def generator():
 
 
 @pytest.fixture(scope="module")
-def given():
-    """(image, face, inputs) of two samples."""
-    rng = np.random.default_rng(0)
-    image = rng.uniform(-1, 1, (2, PIXELS, PIXELS, 3)).astype(np.float32)
-    face = rng.normal(size=(2, 6)).astype(np.float32)
-    audio = rng.normal(size=(CLIPS, 2, FRAMES, 3, 2, 4)).astype(np.float32)
-    emotion = rng.integers(0, 9, (CLIPS, 2)).astype(np.int32)
-    return image, face, ClipInputs(audio, emotion)
-
-
-def first(given):
-    """The first sample alone."""
-    image, face, inputs = given
-    return image[:1], face[:1], jax.tree.map(lambda leaf: leaf[:, :1], inputs)
-
-
-@pytest.fixture(scope="module")
 def start(generator, compiled):
     """`start(image, face)`: the portrait, and the carry before the first clip."""
 
@@ -84,158 +207,67 @@ def start(generator, compiled):
 @pytest.fixture(scope="module")
 def roll(generator, compiled):
     """`roll(portrait, key, carry, inputs)`: (carry, frames)."""
-    return compiled(
-        generator,
-        lambda generator, portrait, key, carry, inputs: sampling.rollout(
-            generator, SAMPLER, portrait, key, carry, inputs
-        ),
-    )
+    return compiled(generator, lambda generator, *args: sampling.rollout(generator, SAMPLER, *args))
 
 
 @pytest.fixture(scope="module")
-def in_chunks(start, roll, given):
-    """`in_chunks(size, key)`: (carry, frames) of the first sample."""
-
-    def in_chunks(size, key=KEY, stop=lambda carry: carry):
-        image, face, inputs = first(given)
-        portrait, carry = start(image, face)
-        frames = []
-        for at in range(0, CLIPS, size):
-            chunk = jax.tree.map(lambda leaf, at=at: leaf[at : at + size], inputs)
-            carry, made = roll(portrait, key, stop(carry), chunk)
-            frames.append(np.asarray(made))
-        return carry, np.concatenate(frames)
-
-    return in_chunks
+def one_by_one(start, roll):
+    image, face, inputs = given()
+    return in_chunks(roll, *start(image, face), inputs, 1)
 
 
-@pytest.fixture(scope="module")
-def one_by_one(in_chunks):
-    return in_chunks(1)
+def test_the_networks_in_one_scan(start, roll, one_by_one):
+    """Programs of different lengths may be fused differently, hence no bits."""
+    image, face, inputs = given()
+    assert_same(in_chunks(roll, *start(image, face), inputs, CLIPS), one_by_one, 1e-5)
 
 
-def assert_same(got, want, bound):
-    """(carry, frames) within `bound` of their largest values; 0 means to the bit."""
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        assert a.dtype == b.dtype and relative_error(a, np.asarray(b)) <= bound
-
-
-# Programs of different lengths may be fused differently, hence no bits.
-@pytest.mark.parametrize("size", [2, 4])
-def test_one_scan_is_many_calls_that_pass_the_carry(in_chunks, one_by_one, size):
-    assert_same(in_chunks(size), one_by_one, 1e-5)
+def test_the_networks_stopped(start, roll, one_by_one, through_a_file):
+    image, face, inputs = given()
+    portrait, carry = start(image, face)
+    stopped = in_chunks(roll, portrait, carry, inputs, 1, stop=through_a_file)
+    assert_same(stopped, one_by_one, 0)
 
 
 def test_frames_are_frames(one_by_one):
     carry, frames = one_by_one
+    assert isinstance(carry, Carry) and int(carry.clip) == CLIPS
     assert frames.shape == (CLIPS, 1, FRAMES, PIXELS, PIXELS, 3) and frames.dtype == np.float32
     assert frames.min() >= 0 and frames.max() <= 1 and frames.std() > 0.01
-    assert int(carry.clip) == CLIPS
     assert np.array_equal(carry.past, frames[-1])
+    assert all(leaf.dtype == jnp.float32 and leaf.any() for leaf in jax.tree.leaves(carry.memory))
 
 
-def test_a_stopped_rollout_goes_on_to_the_bit(in_chunks, one_by_one, tmp_path):
-    def stop(carry):
-        leaves, structure = jax.tree.flatten(carry)
-        np.savez(tmp_path / "carry.npz", *leaves)
-        stored = np.load(tmp_path / "carry.npz")
-        return jax.tree.unflatten(structure, [stored[name] for name in stored.files])
-
-    assert_same(in_chunks(1, stop=stop), one_by_one, 0)
-
-
-def test_the_same_key_gives_the_same_frames_and_another_others(in_chunks, one_by_one):
-    assert_same(in_chunks(1), one_by_one, 0)
-    assert not np.array_equal(in_chunks(1, jax.random.key(8))[1], one_by_one[1])
-
-
-def test_the_past_reaches_later_clips(start, roll, given, one_by_one):
-    """Another memory changes frames though all else is the same."""
-    image, face, inputs = first(given)
+def test_everything_given_reaches_the_frames(start, roll, one_by_one):
+    image, face, inputs = given(clips=1)
     portrait, carry = start(image, face)
-    memory = jax.tree.map(lambda leaf: leaf + 1, carry.memory)
-    chunk = jax.tree.map(lambda leaf: leaf[:1], inputs)
-    _, frames = roll(portrait, KEY, dataclasses.replace(carry, memory=memory), chunk)
-    assert relative_error(frames[0], one_by_one[1][0]) > 1e-3
+    assert not any(leaf.any() for leaf in jax.tree.leaves(carry.memory))
+    remembered = jax.tree.map(lambda leaf: leaf + 1, carry.memory)
+    lively = dataclasses.replace(inputs, emotion=(inputs.emotion + 1) % 9)
+    loud = dataclasses.replace(inputs, audio=inputs.audio + 1)
+    for name, args in {
+        "memory": (portrait, KEY, dataclasses.replace(carry, memory=remembered), inputs),
+        "past": (portrait, KEY, dataclasses.replace(carry, past=1 - carry.past), inputs),
+        "portrait": (start(-image, face)[0], KEY, carry, inputs),
+        "face": (start(image, face + 1)[0], KEY, carry, inputs),
+        "key": (portrait, jax.random.key(8), carry, inputs),
+        "audio": (portrait, KEY, carry, loud),
+        "emotion": (portrait, KEY, carry, lively),
+    }.items():
+        frames = roll(*args)[1]
+        assert relative_error(frames, one_by_one[1][:1]) > 1e-4, name
 
 
-def noise_of(clips, samples):
-    """What the rollout draws for each clip, for one sample; others get more."""
-    shape = (1, FRAMES, PIXELS // 2, PIXELS // 2, 4)
-    drawn = np.stack([jax.random.normal(jax.random.fold_in(KEY, i), shape) for i in range(clips)])
-    others = np.random.default_rng(1).normal(size=(clips, samples - 1, *shape[1:]))
-    return np.concatenate([drawn, others.astype(np.float32)], axis=1)
-
-
-def test_given_noise_and_two_samples(start, roll, given, one_by_one):
-    """The noise that would be drawn gives the frames that would be drawn; a second sample beside
-    the first changes nothing in it, nor does the first in the second."""
-    image, face, inputs = given
-    noise = noise_of(CLIPS, samples=2)
-
-    def frames_of(rows):
-        portrait, carry = start(image[rows], face[rows])
-        frames = []
-        for i in range(CLIPS):
-            chunk = ClipInputs(inputs.audio[i : i + 1], inputs.emotion[i : i + 1], noise[i : i + 1])
-            chunk = jax.tree.map(lambda leaf: leaf[:, rows], chunk)
-            carry, made = roll(portrait, KEY, carry, chunk)
-            frames.append(np.asarray(made))
-        return np.concatenate(frames)
-
-    one, other, both = (frames_of(rows) for rows in (slice(0, 1), slice(1, 2), slice(0, 2)))
-    assert relative_error(one, one_by_one[1]) <= 1e-5
-    assert relative_error(both[:, :1], one) <= 1e-5
-    assert relative_error(both[:, 1:], other) <= 1e-5
-    assert relative_error(one, other) > 1e-2
-
-
-@pytest.mark.parametrize(
-    ("first_past", "past"),
-    [
-        (1, 2),  # fewer at first
-        (3, 2),  # more at first
-        (1, 3),  # more than a clip has
-        (1, 4),  # more than there are after the first clip
-    ],
-)
-def test_other_numbers_of_past_frames(generator, given, first_past, past):
-    """The carry's past grows or shrinks to `past_frames`: the latest frames, the portrait first."""
-    sampler = dataclasses.replace(SAMPLER, first_past_frames=first_past, past_frames=past)
-    image, face, inputs = first(given)
-
-    def call(generator):
-        portrait = sampling.prepare_portrait(generator, sampler, image, face)
-        carry = sampling.first_carry(generator, sampler, portrait, image)
-        assert carry.past.shape[1] == first_past
-        return sampling.rollout(generator, sampler, portrait, KEY, carry, inputs)
-
-    carry, frames = jax.eval_shape(call, generator)
-    assert frames.shape == (CLIPS, 1, FRAMES, PIXELS, PIXELS, 3)
-    assert carry.past.shape == (1, past, PIXELS, PIXELS, 3)
-
-
-def test_a_first_clip_with_another_past(generator, given, compiled):
-    """One portrait at first, then three frames: of the portrait, and of the clip of two."""
-    sampler = dataclasses.replace(SAMPLER, first_past_frames=1, past_frames=3)
-    image, face, inputs = first(given)
-    inputs = jax.tree.map(lambda leaf: leaf[:2], inputs)
-
-    def call(generator, image, face, inputs):
-        portrait = sampling.prepare_portrait(generator, sampler, image, face)
-        carry = sampling.first_carry(generator, sampler, portrait, image)
-        return sampling.rollout(generator, sampler, portrait, KEY, carry, inputs)
-
-    carry, frames = compiled(generator, call)(image, face, inputs)
-    assert np.array_equal(carry.past, np.concatenate([frames[0, :, 1:], frames[1]], axis=1))
-
-
-def test_the_first_carry_is_the_portrait_and_no_memory(start, given):
-    image, face, _ = first(given)
-    _, carry = start(image, face)
-    assert relative_error(carry.past, np.repeat(image[:, None] / 2 + 0.5, 2, axis=1)) <= 1e-6
-    leaves = jax.tree.leaves(carry.memory)
-    assert leaves and not any(leaf.any() for leaf in leaves)
-    assert all(leaf.dtype == jnp.float32 for leaf in leaves)
-    assert int(carry.clip) == 0
+def test_two_samples_are_two_times_one(start, roll, generator):
+    """With every switch of rows at "own" no sample sees another; noise is given, since a drawn
+    one's values depend on the batch."""
+    image, face, inputs = given(samples=2, clips=2)
+    noise = np.random.default_rng(1).normal(size=(2, 2, FRAMES, PIXELS // 2, PIXELS // 2, 4))
+    inputs = dataclasses.replace(inputs, noise=noise.astype(np.float32))
+    _, both = in_chunks(roll, *start(image, face), inputs, 1)
+    for i in range(2):
+        row = slice(i, i + 1)
+        own = jax.tree.map(lambda leaf, row=row: leaf[:, row], inputs)
+        _, alone = in_chunks(roll, *start(image[row], face[row]), own, 1)
+        assert relative_error(alone, both[:, row]) <= 1e-5
+    assert relative_error(both[:, 0], both[:, 1]) > 1e-2
