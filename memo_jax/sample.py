@@ -130,7 +130,9 @@ def _generate(
     bar = tqdm(total=hearing.frames, unit="frame", desc=f"on {_device()}", disable=args.quiet)
 
     def show(frames: np.ndarray) -> None:
-        writer.write(paste(frames) if paste else frames)
+        # Pasted one by one: a chunk of full pictures may not fit in memory.
+        for part in np.split(frames, len(frames)) if paste else [frames]:
+            writer.write(paste(part) if paste else part)
         bar.update(len(frames))
 
     with bar:

@@ -101,11 +101,13 @@ class Ear:
             notes.append("no vocal separator: the recording is heard as it is")
         padded, hidden = self._hidden(spoken, sampler)
         labels, note = self._labels(samples, padded, sampler, emotion, recording.duration)
+        clips = -(-frames // sampler.clip_frames)
         return Hearing(
             duration=recording.duration,
-            frames=min(frames, padded),
+            frames=frames,
             hidden=hidden,
-            emotions=clip_labels(labels, sampler.clip_frames),
+            # Rounding can pad by a clip more than the recording needs: that one is not made.
+            emotions=clip_labels(labels, sampler.clip_frames)[:clips],
             clip_frames=sampler.clip_frames,
             notes=tuple(notes + note),
         )

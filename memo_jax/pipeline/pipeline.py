@@ -209,7 +209,7 @@ class Pipeline:
         Args:
           seed: same seed, same machine: same frames.
           noise: in place of drawn noise, to compare with another implementation.
-          carry: of a run that stopped (`Run.stop`), to go on from its next clip; its leaves may
+          carry: of a run that stopped (`Run.drain`), to go on from its next clip; its leaves may
             have been saved and loaded. It is copied.
         """
         if not 0 <= seed < 2**32:
@@ -313,7 +313,7 @@ class Run:
     """Frames of one recording, made as they are asked for.
 
     `carry` is what the next clip goes on from, and `clip` is its number. While a chunk is given
-    the next one is being made already, so `stop` before saving them.
+    the next one is being made already, so `drain` before saving them.
     """
 
     def __init__(

@@ -158,9 +158,10 @@ def _check_types(config: Any) -> None:
     hints = get_type_hints(type(config))
     for f in dataclasses.fields(config):
         if not _fits(getattr(config, f.name), hints[f.name]):
+            kind = f.type.__name__ if isinstance(f.type, type) else str(f.type)
             raise UserError(
                 f"{type(config).__name__}: {f.name} is {getattr(config, f.name)!r}, "
-                f"expected {f.type.__name__ if isinstance(f.type, type) else f.type}"
+                f"expected {kind.removeprefix('typing.')}"
             )
 
 
