@@ -6,6 +6,7 @@ of a newly initialised model.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -362,6 +363,8 @@ class SamplerConfig(Config):
     def __post_init__(self) -> None:
         _positive(self, "image_size", "fps", "clip_frames", "past_frames", "first_past_frames")
         _positive(self, "steps")
+        if not math.isfinite(self.guidance):
+            raise UserError(f"guidance must be a number such as 3.5, got {self.guidance}")
 
     @classmethod
     def released(cls) -> Self:

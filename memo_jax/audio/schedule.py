@@ -112,7 +112,7 @@ def _label(text: str, emotions: Sequence[str]) -> int:
     word = text.strip().lower()
     if word in emotions:
         return list(emotions).index(word)
-    if word.isascii() and word.isdigit() and int(word) < len(emotions):
+    if word.isascii() and word.isdigit() and len(word) < 10 and int(word) < len(emotions):
         return int(word)
     near = difflib.get_close_matches(word, emotions, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""

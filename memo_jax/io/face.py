@@ -40,7 +40,7 @@ def choose_face(
         if len(faces) > 1 and faces[1].area > COMPARABLE * faces[0].area:
             raise _several(faces, name)
         return faces[0]
-    if word.isdecimal() and int(word) < len(faces):
+    if word.isdecimal() and len(word) < 10 and int(word) < len(faces):
         return faces[int(word)]
     raise fail(
         f"face {which!r} is not among those found{name}: {_listed(faces)}; choose one "
