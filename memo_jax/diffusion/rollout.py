@@ -218,12 +218,16 @@ def rollout(
     def step(carry: Carry, inputs: ClipInputs) -> tuple[Carry, Array]:
         return clip(generator, sampler, portrait, key, carry, inputs)
 
-    if carry.past.shape[1] == sampler.past_frames:
-        return jax.lax.scan(step, carry, inputs)
-    # A first clip with another number of past frames cannot share the scan's carry.
-    carry, first = step(carry, jax.tree.map(lambda leaf: leaf[0], inputs))
-    carry, rest = jax.lax.scan(step, carry, jax.tree.map(lambda leaf: leaf[1:], inputs))
-    return carry, jnp.concatenate([first[None], rest])
+    # First clips with other numbers of past frames cannot share the scan's carry.
+    firsts = []
+    while len(inputs.emotion) and carry.past.shape[1] != sampler.past_frames:
+        carry, frames = step(carry, jax.tree.map(lambda leaf: leaf[0], inputs))
+        inputs = jax.tree.map(lambda leaf: leaf[1:], inputs)
+        firsts.append(frames[None])
+    if not len(inputs.emotion):
+        return carry, jnp.concatenate(firsts)
+    carry, rest = jax.lax.scan(step, carry, inputs)
+    return carry, jnp.concatenate([*firsts, rest]) if firsts else rest
 
 
 def _encode(vae: VAE, frames: Float[Array, "b p H W 3"]) -> Float[Array, "b p h w z"]:
