@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from einops import rearrange
+from flax import nnx
 from golden_case import relative_error
 
 from memo_jax.models.audio_attention import NORMS_PER_MODULE
@@ -15,6 +16,7 @@ from memo_jax.models.layers import timestep_code
 from memo_jax.models.motion import MotionMemory
 from memo_jax.models.reference_net import ReferenceFeatures
 from memo_jax.weights import load_torch
+from memo_jax.weights.build import CountingRngs
 
 
 def opened(case):
@@ -124,7 +126,7 @@ def test_recorded_submodules(golden, compiled, last, first):
         assert relative_error(got, audio[path]) <= 1e-5, path
 
 
-# The rest runs on the smallest recorded net, with switches of our choice.
+# The rest runs on the smallest recorded net.
 @pytest.fixture(scope="module")
 def case(golden):
     return golden("e_diffusion_net_16frames")
@@ -136,68 +138,57 @@ def net(case):
 
 
 @pytest.fixture(scope="module")
-def small(case, last):
-    """Inputs of three frames: (latents, timesteps, features, faces, audio, emotion)."""
+def inputs(case, last):
+    """(latents, timesteps, features, faces, audio, emotion) of the recorded call."""
     return (
-        last(case.inp("clip0/step0/latents"))[:, :3],
-        np.array([700.0, 200.0], np.float32),
+        last(case.inp("clip0/step0/latents")),
+        np.full(2, case.config["timesteps"][0], np.float32),
         features_of(case, 0),
         case.inp("clip0/context"),
-        case.inp("clip0/audio")[:, :3],
+        case.inp("clip0/audio"),
         case.inp("emotion"),
     )
 
 
-@pytest.fixture(scope="module")
-def own(net, compiled, reconfigured):
-    """`own(inputs)`: the memory of the inputs' past and the velocity, each sample with its own
-    portrait."""
-    config = dataclasses.replace(net.config, reference_rows="own")
-    made = {}
+def test_bfloat16_stays_near_and_remembers_in_float32(
+    net, case, inputs, reconfigured, compiled, memory_error, first
+):
+    half = reconfigured(lambda rngs: DiffusionNet(net.config, dtype=jnp.bfloat16, rngs=rngs), net)
 
-    def own(inputs, dtype=jnp.float32):
-        if dtype not in made:
-            module = reconfigured(lambda rngs: DiffusionNet(config, dtype=dtype, rngs=rngs), net)
-            made[dtype] = compiled(module, remember_and_predict)
-        return made[dtype](*inputs)
+    def call(net, latents, timesteps, features, *rest):
+        # As the Reference Net would give them.
+        features = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), features)
+        memory = net.remember(features, None)
+        return memory, net(latents, timesteps, features, *rest, memory, np.array([False, True]))
 
-    return own
-
-
-def remember_and_predict(net, latents, timesteps, features, *rest):
-    memory = net.remember(features, None)
-    return memory, net(latents, timesteps, features, *rest, memory)
-
-
-def test_own_rows_make_samples_independent(own, small):
-    """The recorded, mixed rows do mix them."""
-    memory, together = own(small)
-    for i in range(2):
-        alone_memory, alone = own(jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], small))
-        assert relative_error(alone[0], np.asarray(together[i])) <= 1e-5
-        for path, layer in alone_memory.layers.items():
-            kv = np.split(np.asarray(memory.layers[path].kv), 2)[i]
-            assert relative_error(layer.kv, kv) <= 1e-5
+    memory, velocity = compiled(half, call)(*inputs)
+    assert isinstance(memory, MotionMemory) and velocity.dtype == jnp.float32
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(memory))
+    want = case.out("clip0/step0/pred")
+    # Roundings of eight bits, so by their mean square: the largest of thousands says little.
+    assert np.std(first(velocity) - want) <= 3e-2 * np.std(want)
+    assert memory_error(memory, case.under("out/clip0/step0/mem/")) <= 5e-2
 
 
-def test_bfloat16_stays_near_and_remembers_in_float32(own, small):
-    (memory, velocity), (half_memory, half) = own(small), own(small, jnp.bfloat16)
-    assert isinstance(half_memory, MotionMemory) and half.dtype == jnp.float32
-    assert relative_error(half, np.asarray(velocity)) <= 5e-2
-    for got, want in zip(jax.tree.leaves(half_memory), jax.tree.leaves(memory), strict=True):
-        assert got.dtype == jnp.float32
-        assert relative_error(got, np.asarray(want)) <= 5e-2
+def test_the_switch_of_rows_reaches_every_level(net):
+    """What it does is told where it is done: test_spatial.py."""
+    levels = [*net.down_blocks, net.mid_block, *net.up_blocks]
+    assert net.config.reference_rows == "mixed" and all(level.mixed_rows for level in levels)
+    own = dataclasses.replace(net.config, reference_rows="own")
+    other = nnx.eval_shape(lambda: DiffusionNet(own, rngs=CountingRngs()))
+    levels = [*other.down_blocks, other.mid_block, *other.up_blocks]
+    assert not any(level.mixed_rows for level in levels)
 
 
-def test_the_null_branch_is_not_computed_twice(net, small, dot_flops):
-    features = small[2]
+def test_the_null_branch_is_not_computed_twice(net, inputs, dot_flops):
+    features = inputs[2]
     memory = jax.eval_shape(lambda: net.remember(features, None))
-    cache = jax.eval_shape(lambda: net.cache(features, small[3]))
-    frames = small[0].shape[1]
+    cache = jax.eval_shape(lambda: net.cache(features, inputs[3]))
+    frames = inputs[0].shape[1]
 
     def flops(use):
         def call(memory, cache):
-            return net(*small[:2], cache, None, *small[4:], memory, use)
+            return net(*inputs[:2], cache, None, *inputs[4:], memory, use)
 
         return dot_flops(call, memory, cache)
 
@@ -215,28 +206,23 @@ def test_the_null_branch_is_not_computed_twice(net, small, dot_flops):
     assert flops(np.array([False, False])) == everyone - 2 * saved
 
 
-def test_no_memory_and_zeros_are_the_same_past(net, small, compiled):
-    remember = compiled(net, lambda net, *args: net.remember(*args))
-    once = remember(small[2], None)
-    again = remember(small[2], jax.tree.map(jnp.zeros_like, once))
-    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(once), strict=True):
-        assert relative_error(a, np.asarray(b)) <= 1e-6
-
-
-def test_features_need_faces_unless_cached(net, small):
-    memory = jax.eval_shape(lambda: net.remember(small[2], None))
+def test_features_need_faces_unless_cached(net, inputs):
+    memory = jax.eval_shape(lambda: net.remember(inputs[2], None))
     with pytest.raises(ValueError, match="face_tokens are needed unless features are cached"):
-        net(*small[:3], None, *small[4:], memory)
+        net(*inputs[:3], None, *inputs[4:], memory)
 
 
-def test_latents_whose_sides_do_not_halve(net, small):
+def test_latents_whose_sides_do_not_halve(net, inputs):
     """The upsampler comes back to the skip's size."""
     positions = {"down.0": 5 * 3, "down.1": 3 * 2, "mid.0.": 3 * 2, "up.0.0": 3 * 2}
     positions |= {"up.0.1": 3 * 2, "up.1.0": 5 * 3, "up.1.1": 5 * 3}
-    entries = {
-        name: np.ones((2, 2, positions[name[:6]], 32), np.float32) for name in small[2].entries
-    }
-    latents = np.ones((2, 3, 5, 3, 4), np.float32)
-    inputs = (latents, small[1], ReferenceFeatures(entries), *small[3:])
-    _, velocity = jax.eval_shape(lambda: remember_and_predict(net, *inputs))
-    assert velocity.shape == latents.shape
+    shapes = {name: (2, 2, positions[name[:6]], 32) for name in inputs[2].entries}
+    entries = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    latents = np.ones((2, 16, 5, 3, 4), np.float32)
+
+    def call():
+        features = ReferenceFeatures(entries)
+        memory = net.remember(features, None)
+        return net(latents, inputs[1], features, *inputs[3:], memory)
+
+    assert jax.eval_shape(call).shape == latents.shape
