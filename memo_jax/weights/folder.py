@@ -254,6 +254,8 @@ def write_model(folder: Path, model: Model) -> None:
         for name, module in model.modules.items():
             tree = nnx.to_pure_dict(nnx.state(module))
             checkpointer.save(unfinished / name, _string_keys(tree))
+            # Orbax's note of success names the folder it wrote to, which is not the model's.
+            (unfinished / name / "commit_success.txt").unlink(missing_ok=True)
         (unfinished / "model.json").write_text(model.spec.to_json(), "utf-8")
         os.replace(unfinished, folder)
     finally:
