@@ -156,14 +156,14 @@ def test_short_recordings(pipe, scene, seconds):
 
 
 def test_every_length(pipe):
-    """As many frames as the recording has begun, in whole numbers, and enough clips for them."""
+    """As many frames as the recording has begun, in whole numbers, and the clips they fill."""
     lengths = {*range(640, 48001, 640), *range(641, 48001, 640), *range(639, 48001, 640)}
     for n in lengths:
         hearing = pipe.hear((np.zeros(n, np.float32), 16000))
         assert hearing.frames == -(-n // 640)
-        assert hearing.clips * 4 >= hearing.frames
-        assert len(hearing.hidden) == hearing.clips * 4
-        assert hearing.clips <= hearing.frames // 4 + 1
+        assert hearing.clips == -(-hearing.frames // 4)
+        # As released, a recording that ends with a frame may be padded by a clip more.
+        assert len(hearing.hidden) in (hearing.clips * 4, hearing.clips * 4 + 4)
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
