@@ -20,6 +20,7 @@ NUM_EMOTIONS = 9
 MemoryDecay = Literal["released", "paper"]
 KeyActivation = Literal["frames", "features"]
 Rows = Literal["mixed", "own"]
+MotionKind = Literal["linear", "softmax"]
 
 
 class Config:
@@ -56,8 +57,23 @@ def _freeze(value: Any) -> Any:
 def _require(what: str, fields: Mapping[str, Any], **expected: Any) -> None:
     """Raise unless each named field, where present, has the one value we implement."""
     for name, value in expected.items():
-        if name in fields and fields[name] != value:
+        if name in fields and _freeze(fields[name]) != _freeze(value):
             raise UserError(f"{what}: {name}={fields[name]!r} is not supported, expected {value!r}")
+
+
+def _one(what: str, config: Mapping[str, Any], name: str, default: int | None = None) -> Any:
+    """`config[name]`, or the one value that all levels share where it lists one for each."""
+    value = config[name] if default is None else config.get(name, default)
+    values = set(_flat(value))
+    if len(values) != 1:
+        raise UserError(f"{what}: {name}={value!r} is not supported, expected one for all levels")
+    return values.pop()
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, list | tuple):
+        return [leaf for part in value for leaf in _flat(part)]
+    return [value]
 
 
 def _positive(config: Any, *names: str) -> None:
@@ -106,6 +122,7 @@ class VAEConfig(Config):
             config,
             act_fn="silu",
             out_channels=config.get("in_channels", 3),
+            shift_factor=None,
             down_block_types=["DownEncoderBlock2D"] * levels,
             up_block_types=["UpDecoderBlock2D"] * levels,
         )
@@ -190,6 +207,12 @@ class MotionConfig(Config):
     "released" fades keys and values both, so that the numerator fades twice as fast, and fades
     the memory once more when it is read. `key_activation`: softmax of the keys over "features"
     (paper) or over the clip's "frames" (release).
+
+    `attention` "softmax" is AnimateDiff's own, over the clip's frames alone: no past frame is
+    seen and nothing is remembered. It serves to check converted motion modules, and as the
+    baseline without memory; of the fields above it reads neither `decay` nor those after it.
+    `norm_per_frame`: the group norm takes each frame's own statistics; otherwise the whole
+    clip's, as diffusers has it.
     """
 
     num_heads: int = 8
@@ -201,6 +224,8 @@ class MotionConfig(Config):
     decay: float = 0.9
     memory_decay: MemoryDecay = "paper"
     key_activation: KeyActivation = "features"
+    attention: MotionKind = "linear"
+    norm_per_frame: bool = True
 
     def __post_init__(self) -> None:
         _positive(self, "num_heads", "num_blocks", "attentions_per_block", "max_frames", "dim_div")
@@ -231,7 +256,9 @@ class DiffusionNetConfig(UNetConfig):
     `norm_per_frame`: group norms of the resnets take each frame's own statistics
     (`use_inflated_groupnorm`); otherwise the whole clip's. `reference_rows`: "own" lets each
     frame attend to its own sample's portrait; "mixed", the release, lets row n attend to that of
-    sample n mod b.
+    sample n mod b. `motion_resolutions` are the scales (latent pixels per feature) of the levels
+    that have motion modules, `mid_motion` whether the middle has one. Without audio and motion
+    modules the net sees frame by frame, which is how training begins.
     """
 
     out_channels: int = 4
@@ -239,8 +266,10 @@ class DiffusionNetConfig(UNetConfig):
     emotion_drop_rate: float = 0.05
     num_emotions: int = NUM_EMOTIONS
     norm_per_frame: bool = True
+    audio_modules: bool = True
     motion: MotionConfig = dataclasses.field(default_factory=MotionConfig)
     motion_resolutions: tuple[int, ...] = (1, 2, 4, 8)
+    mid_motion: bool = True
     reference_rows: Rows = "own"
 
     def __post_init__(self) -> None:
@@ -267,6 +296,89 @@ class DiffusionNetConfig(UNetConfig):
             motion=MotionConfig.from_torch(config["motion_module_kwargs"]),
             motion_resolutions=tuple(config.get("motion_module_resolutions", (1, 2, 4, 8))),
             reference_rows="mixed",
+        )
+
+
+@dataclass(frozen=True)
+class StableDiffusionConfig(DiffusionNetConfig):
+    """Stable Diffusion 1.5's own UNet (diffusers UNet2DConditionModel): the Diffusion Net without
+    audio and motion modules. Text tokens stand where the Diffusion Net has face tokens."""
+
+    audio_modules: bool = False
+    motion_resolutions: tuple[int, ...] = ()
+    mid_motion: bool = False
+
+    @classmethod
+    def from_torch(cls, config: Mapping[str, Any]) -> Self:
+        _require(
+            "unet",
+            config,
+            mid_block_type="UNetMidBlock2DCrossAttn",
+            num_attention_heads=None,
+            transformer_layers_per_block=1,
+            attention_type="default",
+            encoder_hid_dim_type=None,
+            addition_embed_type=None,
+            num_class_embeds=None,
+            resnet_skip_time_act=False,
+            resnet_out_scale_factor=1.0,
+            time_embedding_type="positional",
+            time_embedding_dim=None,
+            time_embedding_act_fn=None,
+            timestep_post_act=None,
+            time_cond_proj_dim=None,
+            conv_in_kernel=3,
+            conv_out_kernel=3,
+            mid_block_only_cross_attention=None,
+            cross_attention_norm=None,
+        )
+        for side in ("Down", "Up"):
+            name = f"{side.lower()}_block_types"
+            known = (f"CrossAttn{side}Block2D", f"{side}Block2D")
+            if any(kind not in known for kind in config[name]):
+                raise UserError(f"unet: {name}={config[name]!r} is not supported, expected {known}")
+        single = ("attention_head_dim", "layers_per_block", "cross_attention_dim")
+        same = {name: _one("unet", config, name) for name in single}
+        return cls(**cls._unet_fields("unet", {**config, **same}))
+
+
+@dataclass(frozen=True)
+class MotionAdapterConfig(Config):
+    """Motion modules alone, for a UNet of these widths (diffusers MotionAdapter).
+
+    Every level has them, and the middle too where `mid`.
+    """
+
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int = 2
+    mid: bool = True
+    motion: MotionConfig = dataclasses.field(default_factory=MotionConfig)
+
+    def __post_init__(self) -> None:
+        _positive(self, "block_out_channels", "layers_per_block")
+
+    @classmethod
+    def from_torch(cls, config: Mapping[str, Any]) -> Self:
+        what, mid = "motion_adapter", config["use_motion_mid_block"]
+        blocks = _one(what, config, "motion_transformer_layers_per_block", 1)
+        _require(what, config, motion_norm_num_groups=32, conv_in_channels=None)
+        if mid:
+            in_mid = _one(what, config, "motion_transformer_layers_per_mid_block", 1)
+            config = {**config, "motion_transformer_layers_per_mid_block": in_mid}
+            _require(what, config, motion_transformer_layers_per_mid_block=blocks)
+            _require(what, config, motion_mid_block_layers_per_block=1)
+        motion = MotionConfig(
+            num_heads=_one(what, config, "motion_num_attention_heads"),
+            num_blocks=blocks,
+            max_frames=config["motion_max_seq_length"],
+            attention="softmax",
+            norm_per_frame=False,
+        )
+        return cls(
+            block_out_channels=tuple(config["block_out_channels"]),
+            layers_per_block=_one(what, config, "motion_layers_per_block"),
+            mid=mid,
+            motion=motion,
         )
 
 

@@ -71,7 +71,8 @@ def _xla(
 ) -> Float[Array, "b n heads d"]:
     b, n, heads, _ = q.shape
     row_bytes = 4 * heads * k.shape[1]
-    if b * n * row_bytes <= _BLOCK_BYTES:
+    # Scores of a few keys (face tokens, the frames of a clip) are no more than the queries are.
+    if b * n * row_bytes <= _BLOCK_BYTES or k.shape[1] <= q.shape[-1]:
         return _dense(q, k, v)
     return _per_sample(q, k, v)
 

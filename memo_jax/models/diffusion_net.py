@@ -30,13 +30,14 @@ class _Step:
 
     time: Float[Array, "b t"]
     spatial: dict[str, SpatialCache]
-    emotion: Int[Array, "b modules norms"]
-    memory: MotionMemory
+    emotion: Int[Array, "b modules norms"] | None
+    memory: MotionMemory | None
     use_reference: np.ndarray | Array | None = struct.field(pytree_node=False)
 
 
 class DiffusionNet(nnx.Module):
-    """SD1.5's UNet over frames: resnet -> spatial -> audio -> motion in every layer."""
+    """SD1.5's UNet over frames: resnet -> spatial -> audio -> motion in every layer, the last two
+    as configured."""
 
     def __init__(self, config: DiffusionNetConfig, *, dtype: Dtype = jnp.float32, rngs: Rngs):
         self.config = config
@@ -56,34 +57,41 @@ class DiffusionNet(nnx.Module):
     @property
     def emotion_norms(self) -> int:
         """How many emotion norms there are, each of which training drops on its own."""
-        return NORMS_PER_MODULE * (
-            1 + sum(len(level.audio_modules) for level in self._levels() if level.attention)
-        )
+        parts = [*self._levels(), self.mid_block]
+        return NORMS_PER_MODULE * sum(len(getattr(part, "audio_modules", ())) for part in parts)
 
     def cache(
-        self, features: ReferenceFeatures, face_tokens: Float[Array, "b t c"]
+        self, features: ReferenceFeatures | None, face_tokens: Float[Array, "b t c"]
     ) -> CachedFeatures:
-        """What the portrait and the face give every spatial transformer, whatever the step."""
-        spatial = {}
+        """What the portrait and the face give every spatial transformer, whatever the step.
+
+        With no features each frame attends to itself alone, and to the face tokens.
+        """
+        attentions = {MID_FEATURE: self.mid_block.attentions[0]}
         for level in self._levels():
-            for name, attention in level.named_attentions():
-                spatial[name] = attention.cache(face_tokens, features.portrait(name))
-        name, attention = MID_FEATURE, self.mid_block.attentions[0]
-        spatial[name] = attention.cache(face_tokens, features.portrait(name))
-        return CachedFeatures(spatial)
+            attentions |= level.named_attentions()
+        return CachedFeatures(
+            {
+                name: attention.cache(
+                    face_tokens, None if features is None else features.portrait(name)
+                )
+                for name, attention in attentions.items()
+            }
+        )
 
     def remember(self, features: ReferenceFeatures, memory: MotionMemory | None) -> MotionMemory:
         """The memory after the clip whose frames `features` holds as past.
 
         `memory` is what was remembered before them; None means nothing. The result depends on the
-        past frames alone, not on the step, and carries no gradient.
+        past frames alone, not on the step, and carries no gradient. Without motion modules, or
+        where they take softmax attention, it is empty.
         """
         layers: dict[str, LayerMemory] = {}
         for level in self._levels():
             for j, module in enumerate(getattr(level, "motion_modules", ())):
                 past = features.past(level.plan.feature(j))
                 layers |= module.remember(level.motion_path(j), past, memory)
-        for j, module in enumerate(self.mid_block.motion_modules):
+        for j, module in enumerate(getattr(self.mid_block, "motion_modules", ())):
             past = features.past(MID_FEATURE)
             layers |= module.remember(self.mid_block.motion_path(j), past, memory)
         return MotionMemory(layers)
@@ -92,31 +100,40 @@ class DiffusionNet(nnx.Module):
         self,
         latents: Float[Array, "b f h w c"],
         timesteps: Float[Array, " b"],
-        features: ReferenceFeatures | CachedFeatures,
+        features: ReferenceFeatures | CachedFeatures | None,
         face_tokens: Float[Array, "b t c_face"] | None,
-        audio_tokens: Float[Array, "b f m c_audio"],
-        emotion: Int[Array, " b"] | Int[Array, "b norms"],
-        memory: MotionMemory,
+        audio_tokens: Float[Array, "b f m c_audio"] | None = None,
+        emotion: Int[Array, " b"] | Int[Array, "b norms"] | None = None,
+        memory: MotionMemory | None = None,
         use_reference: Bool[np.ndarray, " b"] | Bool[Array, " b"] | None = None,
     ) -> Float[Array, "b f h w c_out"]:
         """The velocity (noise - data) at `timesteps` = 1000 * sigma, float32.
 
         Args:
           features: those of the Reference Net, or what `cache` made of them (then `face_tokens`
-            are in it already and may be None).
+            are in it already and may be None). None means no portrait: each frame attends to
+            itself alone, and to the face tokens.
+          audio_tokens: without audio modules neither they nor `emotion` are looked at.
           emotion: one label per sample, or one for each of the `emotion_norms`, which is how
             training drops them independently.
-          memory: what `remember` gave.
+          memory: what `remember` gave; None means no past.
           use_reference: which samples attend to their portrait; None means all. Known values (not
             traced ones) are used to skip the work of those that do not.
         """
         config = self.config
-        if isinstance(features, ReferenceFeatures):
+        if not isinstance(features, CachedFeatures):
             if face_tokens is None:
                 raise ValueError("face_tokens are needed unless features are cached")
             features = self.cache(features, face_tokens)
-        if emotion.ndim == 1:
-            emotion = jnp.broadcast_to(emotion[:, None], (len(emotion), self.emotion_norms))
+        x = self.conv_in(latents)
+        labels, audio = None, None
+        if config.audio_modules:
+            if audio_tokens is None or emotion is None:
+                raise ValueError("audio_tokens and emotion are needed by the audio modules")
+            if emotion.ndim == 1:
+                emotion = jnp.broadcast_to(emotion[:, None], (len(emotion), self.emotion_norms))
+            labels = rearrange(emotion, "b (modules n) -> b modules n", n=NORMS_PER_MODULE)
+            audio = audio_tokens.astype(x.dtype)
         code = timestep_code(
             timesteps,
             config.block_out_channels[0],
@@ -126,13 +143,11 @@ class DiffusionNet(nnx.Module):
         step = _Step(
             time=self.time_embedding(code),
             spatial=features.spatial,
-            emotion=rearrange(emotion, "b (modules n) -> b modules n", n=NORMS_PER_MODULE),
+            emotion=labels,
             memory=memory,
             use_reference=use_reference,
         )
 
-        x = self.conv_in(latents)
-        audio: Array | None = audio_tokens.astype(x.dtype)
         skips, module = [x], 0
         for level in self.down_blocks:
             for j in range(len(level.plan.layers)):
@@ -215,6 +230,7 @@ class Level(nnx.Module):
             self.attentions = nnx.List(
                 [_spatial(config, layer.c_out, **kwargs) for layer in layers]
             )
+        if plan.attention and config.audio_modules:
             self.audio_modules = nnx.List(
                 [
                     _audio(config, layer, final=plan.last and layer is layers[-1], **kwargs)
@@ -230,9 +246,9 @@ class Level(nnx.Module):
         if plan.resample and plan.side == "up":
             self.upsamplers = nnx.List([Upsample(width, **kwargs)])
 
-    def named_attentions(self) -> list[tuple[str, SpatialTransformer]]:
-        """The spatial transformers with the names of their reference features."""
-        return [(self.plan.feature(j), a) for j, a in enumerate(getattr(self, "attentions", ()))]
+    def named_attentions(self) -> dict[str, SpatialTransformer]:
+        """The spatial transformers by the names of their reference features."""
+        return {self.plan.feature(j): a for j, a in enumerate(getattr(self, "attentions", ()))}
 
     def motion_path(self, j: int) -> str:
         """The manifest path of a motion module."""
@@ -250,7 +266,8 @@ class Level(nnx.Module):
                 use_reference=step.use_reference,
                 mixed_rows=self.mixed_rows,
             )
-            assert audio is not None  # only the last module leaves none
+        if hasattr(self, "audio_modules"):
+            assert audio is not None and step.emotion is not None  # only the last leaves no audio
             x, audio = self.audio_modules[j](x, audio, step.emotion[:, module])
             module += 1
         if hasattr(self, "motion_modules"):
@@ -266,8 +283,11 @@ class Middle(nnx.Module):
         self.mixed_rows = config.reference_rows == "mixed"
         kwargs = {"dtype": dtype, "rngs": rngs}
         self.attentions = nnx.List([_spatial(config, width, **kwargs)])
-        self.audio_modules = nnx.List([_audio(config, LayerPlan(width, width, width), **kwargs)])
-        self.motion_modules = nnx.List([MotionModule(width, config.motion, **kwargs)])
+        if config.audio_modules:
+            plan = LayerPlan(width, width, width)
+            self.audio_modules = nnx.List([_audio(config, plan, **kwargs)])
+        if config.mid_motion:
+            self.motion_modules = nnx.List([MotionModule(width, config.motion, **kwargs)])
         self.resnets = nnx.List(
             [_resnet(config, width, width, time_dim=time_dim, **kwargs) for _ in range(2)]
         )
@@ -286,7 +306,10 @@ class Middle(nnx.Module):
             use_reference=step.use_reference,
             mixed_rows=self.mixed_rows,
         )
-        assert audio is not None  # the middle is never the last
-        x, audio = self.audio_modules[0](x, audio, step.emotion[:, module])
-        x = self.motion_modules[0](self.motion_path(0), x, step.memory)
-        return self.resnets[1](x, step.time), audio, module + 1
+        if hasattr(self, "audio_modules"):
+            assert audio is not None and step.emotion is not None  # the middle is never the last
+            x, audio = self.audio_modules[0](x, audio, step.emotion[:, module])
+            module += 1
+        if hasattr(self, "motion_modules"):
+            x = self.motion_modules[0](self.motion_path(0), x, step.memory)
+        return self.resnets[1](x, step.time), audio, module

@@ -1,4 +1,5 @@
-"""Motion modules: linear attention over frames, guided by a memory of the past.
+"""Motion modules: linear attention over frames, guided by a memory of the past; or AnimateDiff's,
+softmax attention over the clip alone (`MotionConfig.attention`).
 
 The memory is an argument and a result, never an attribute: `remember` makes it from the past
 frames' features once per clip, `__call__` reads it at every denoising step (arXiv:2412.04448,
@@ -13,6 +14,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Float
 
 from memo_jax.config import MotionConfig
+from memo_jax.models.attention import attend
 from memo_jax.models.layers import (
     FeedForward,
     group_norm,
@@ -21,6 +23,7 @@ from memo_jax.models.layers import (
     normed,
     normed_frames,
 )
+from memo_jax.models.spatial import merge_heads, split_heads
 from memo_jax.models.types import Dtype, Rngs
 
 _GROUPS = 32
@@ -41,13 +44,13 @@ class LayerMemory:
 @struct.dataclass
 class MotionMemory:
     """The memory of all motion attentions, by manifest path. Zeros and None are the same past:
-    none."""
+    none. Softmax attention keeps no memory and has no entry."""
 
     layers: dict[str, LayerMemory]
 
 
 class MotionAttention(nnx.Module):
-    """Linear attention over frames at each position (manifest: `attention_blocks.*`)."""
+    """Attention over frames at each position (manifest: `attention_blocks.*`)."""
 
     def __init__(self, width: int, config: MotionConfig, *, dtype: Dtype, rngs: Rngs):
         self.config = config
@@ -59,7 +62,8 @@ class MotionAttention(nnx.Module):
             self.pos_encoder = PositionCode(width, config.max_frames)
 
     def remember(self, past: Float[Array, "b p s c"], memory: LayerMemory | None) -> LayerMemory:
-        """The memory after the normalised past frames, oldest first. Carries no gradient."""
+        """The memory of linear attention after the normalised past frames, oldest first. Carries
+        no gradient."""
         g, released = self.config.decay, self.config.memory_decay == "released"
         frames = past.shape[1]
         k = self._keys(self.to_k(past))
@@ -72,29 +76,47 @@ class MotionAttention(nnx.Module):
             kv, z = g**frames * memory.kv + kv, g**frames * memory.z + z
         return jax.lax.stop_gradient(LayerMemory(kv, z))
 
-    def __call__(self, x: Float[Array, "b f s c"], memory: LayerMemory) -> Float[Array, "b f s c"]:
+    def __call__(
+        self, x: Float[Array, "b f s c"], memory: LayerMemory | None
+    ) -> Float[Array, "b f s c"]:
         """Attention of the current, normalised frames to themselves and to the memory."""
-        b, f, s, c = x.shape
         if self.config.position_code:
-            x = x + self.pos_encoder(f)[None, :, None].astype(x.dtype)
+            x = x + self.pos_encoder(x.shape[1])[None, :, None].astype(x.dtype)
+        if self.config.attention == "softmax":
+            return self.to_out(self._softmax(x))
+        return self.to_out(self._linear(x, memory))
+
+    def _softmax(self, x: Float[Array, "b f s c"]) -> Float[Array, "b f s c"]:
+        positions = rearrange(x, "b f s c -> (b s) f c")
+        q, k, v = (
+            split_heads(project(positions), self.config.num_heads)
+            for project in (self.to_q, self.to_k, self.to_v)
+        )
+        return rearrange(merge_heads(attend(q, k, v)), "(b s) f c -> b f s c", s=x.shape[2])
+
+    def _linear(
+        self, x: Float[Array, "b f s c"], memory: LayerMemory | None
+    ) -> Float[Array, "b f s c"]:
+        b, f, s, c = x.shape
         heads = self.config.num_heads
         d = c // heads
         q = jax.nn.softmax(self._fold(self.to_q(x)).astype(jnp.float32), axis=-1) * d**-0.5
         k, v = self._keys(self.to_k(x)), self._fold(self.to_v(x)).astype(jnp.float32)
 
-        read = self.config.decay if self.config.memory_decay == "released" else 1.0
-        kv, z = read * memory.kv, read * memory.z + jnp.sum(k, axis=1, keepdims=True)
         # Over few frames their f x f scores cost less than the d x d sum they would make.
         if f <= d:
             scores = jnp.einsum("nfd,ngd->nfg", q, k)
             now = jnp.einsum("nfg,nge->nfe", scores, v)
         else:
             now = jnp.einsum("nfd,nde->nfe", q, jnp.einsum("nfd,nfe->nde", k, v))
-        numerator = now + jnp.einsum("nfd,nde->nfe", q, kv)
+        numerator, z = now, jnp.sum(k, axis=1, keepdims=True)
+        if memory is not None:
+            read = self.config.decay if self.config.memory_decay == "released" else 1.0
+            numerator = now + jnp.einsum("nfd,nde->nfe", q, read * memory.kv)
+            z = read * memory.z + z
         normaliser = jnp.einsum("nfd,nod->nfo", q, z)
         y = numerator / jnp.maximum(normaliser, _MIN_NORMALISER)
-        y = rearrange(y, "(b s heads) f d -> b f s (heads d)", b=b, s=s)
-        return self.to_out(y)
+        return rearrange(y, "(b s heads) f d -> b f s (heads d)", b=b, s=s)
 
     def _keys(self, k: Float[Array, "b f s c"]) -> Float[Array, "n f d"]:
         axis = 1 if self.config.key_activation == "frames" else -1
@@ -149,6 +171,7 @@ class MotionModule(nnx.Module):
     """
 
     def __init__(self, width: int, config: MotionConfig, *, dtype: Dtype, rngs: Rngs):
+        self.config = config
         inner = config.num_heads * (width // config.num_heads // config.dim_div)
         self.norm = group_norm(width, _GROUPS, 1e-6, rngs=rngs)
         self.proj_in = linear(width, inner, dtype=dtype, rngs=rngs)
@@ -164,7 +187,10 @@ class MotionModule(nnx.Module):
         past: Float[Array, "b p s c"],
         memory: MotionMemory | None,
     ) -> dict[str, LayerMemory]:
-        """The memory of this module's attentions after the past frames' features."""
+        """The memory of this module's attentions after the past frames' features; empty where
+        attention is softmax."""
+        if self.config.attention == "softmax":
+            return {}
         past = self._enter(past[:, :, None])
         return {
             name: attention.remember(
@@ -174,11 +200,13 @@ class MotionModule(nnx.Module):
         }
 
     def __call__(
-        self, path: str, x: Float[Array, "b f h w c"], memory: MotionMemory
+        self, path: str, x: Float[Array, "b f h w c"], memory: MotionMemory | None
     ) -> Float[Array, "b f h w c"]:
+        layers = None if memory is None or self.config.attention == "softmax" else memory.layers
         h = self._enter(x)
         for block, k, attention, name in self._attentions(path):
-            h = h + attention(normed(block.norms[k], h), memory.layers[name])
+            own = None if layers is None else layers[name]
+            h = h + attention(normed(block.norms[k], h), own)
             if k + 1 == len(block.attention_blocks):
                 h = h + block.ff(normed(block.ff_norm, h))
         return x + rearrange(self.proj_out(h), "b f (h w) c -> b f h w c", h=x.shape[2])
@@ -192,4 +220,5 @@ class MotionModule(nnx.Module):
         ]
 
     def _enter(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f s c"]:
-        return rearrange(self.proj_in(normed_frames(self.norm, x)), "b f h w c -> b f (h w) c")
+        x = normed_frames(self.norm, x, per_frame=self.config.norm_per_frame)
+        return rearrange(self.proj_in(x), "b f h w c -> b f (h w) c")

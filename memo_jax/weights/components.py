@@ -15,12 +15,13 @@ from memo_jax.audio.emotion2vec import Emotion2Vec
 from memo_jax.audio.wav2vec2 import Wav2Vec2
 from memo_jax.errors import UserError
 from memo_jax.models.diffusion_net import DiffusionNet
+from memo_jax.models.motion_adapter import MotionAdapter
 from memo_jax.models.projections import AudioProjection, EmotionClassifier, ImageProjection
 from memo_jax.models.reference_net import ReferenceNet
 from memo_jax.models.vae import VAE
 from memo_jax.weights import build
 from memo_jax.weights.rules import Rule, export_tensors, import_tensors
-from memo_jax.weights.tables import audio, projections, unet, vae
+from memo_jax.weights.tables import audio, motion_adapter, projections, unet, vae
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,14 @@ COMPONENTS = {
             audio.EMOTION2VEC_ALIASES,
             audio.EMOTION2VEC_DROPPED,
         ),
+        # What training starts from.
+        Component("unet", configs.StableDiffusionConfig, DiffusionNet, unet.diffusion_net_rules),
+        Component(
+            "motion_adapter",
+            configs.MotionAdapterConfig,
+            MotionAdapter,
+            lambda config: motion_adapter.RULES,
+        ),
     )
 }
 
@@ -133,7 +142,7 @@ def import_torch(
     values = import_tensors(
         part.name,
         part.rules(ours),
-        _renamed(part, tensors),
+        renamed(part, tensors),
         {path: leaf.shape for path, leaf in shapes.items()},
     )
     return ours, graphdef, values
@@ -152,7 +161,8 @@ def assemble(graphdef: nnx.GraphDef, values: Mapping[str, Any]) -> nnx.Module:
     return nnx.merge(graphdef, build.unflatten({k: jnp.asarray(v) for k, v in values.items()}))
 
 
-def _renamed(part: Component, tensors: Mapping[str, Any]) -> dict[str, Any]:
+def renamed(part: Component, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """`tensors` under the names that the rules know, without what carries nothing for us."""
     out = {}
     for name, tensor in tensors.items():
         for pattern, replacement in part.aliases:

@@ -39,12 +39,15 @@ class Rule:
     `torch` and `jax` are names in which `{i}` stands for a run of digits, the same on both sides.
     `layout` is an einops pattern from PyTorch's axes to ours; empty means the same axes.
     `optional` says why a file may lack the tensor (it is then zeros); empty means it may not.
+    `shared` marks the several rules of a tensor that PyTorch has once and we more than once: our
+    parameters are filled alike, and must still be alike to go back.
     """
 
     torch: str
     jax: str
     layout: str = ""
     optional: str = ""
+    shared: bool = False
 
     @cached_property
     def _torch_pattern(self) -> re.Pattern[str]:
@@ -72,6 +75,10 @@ class Rule:
             return tensor
         left, right = self.layout.split("->")
         return einops.rearrange(tensor, f"{right} -> {left}")
+
+    def torch_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """PyTorch's shape of a parameter that has `shape` here."""
+        return self.to_torch(np.broadcast_to(np.zeros((), np.uint8), shape)).shape
 
 
 def _pattern(name: str) -> re.Pattern[str]:
@@ -139,27 +146,30 @@ def import_tensors(
     problems, told = [], set()
     for name, tensor in tensors.items():
         hits = [(rule, path) for rule in rules if (path := rule.jax_name(name)) is not None]
-        if len(hits) != 1:
-            problems.append(f"unknown tensor {name}" if not hits else f"{name} has two rules")
+        if not hits:
+            problems.append(f"unknown tensor {name}")
+        elif len(hits) > 1 and not all(rule.shared for rule, _ in hits):
+            problems.append(f"{name} has two rules")
             continue
-        rule, path = hits[0]
-        if path not in shapes:
-            problems.append(f"unknown tensor {name} (this config has no {path})")
-            continue
-        if path in out:
-            problems.append(f"{path} is written twice, last by {name}")
-            continue
-        try:
-            value = rule.to_jax(np.asarray(tensor))
-        except einops.EinopsError:
-            told.add(path)
-            problems.append(f"{name} has shape {tuple(tensor.shape)}, expected axes {rule.layout}")
-            continue
-        if value.shape != tuple(shapes[path]):
-            told.add(path)
-            problems.append(f"{name} gives {path} shape {value.shape}, expected {shapes[path]}")
-            continue
-        out[path] = value
+        for rule, path in hits:
+            if path not in shapes:
+                problems.append(f"unknown tensor {name} (this config has no {path})")
+                continue
+            if path in out:
+                problems.append(f"{path} is written twice, last by {name}")
+                continue
+            try:
+                value = rule.to_jax(np.asarray(tensor))
+            except einops.EinopsError:
+                told.add(path)
+                shape = tuple(tensor.shape)
+                problems.append(f"{name} has shape {shape}, expected axes {rule.layout}")
+                continue
+            if value.shape != tuple(shapes[path]):
+                told.add(path)
+                problems.append(f"{name} gives {path} shape {value.shape}, expected {shapes[path]}")
+                continue
+            out[path] = value
     for path in sorted(set(shapes) - set(out) - told):
         name, owner = _torch_side(rules, path)
         if owner is not None and owner.optional:
@@ -171,27 +181,58 @@ def import_tensors(
     return out
 
 
-def export_tensors(
-    what: str, rules: Sequence[Rule], params: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """The inverse of `import_tensors`, to the bit.
+@dataclass(frozen=True)
+class Owner:
+    """The rule of a PyTorch tensor, and our parameters: one, or several that share the tensor."""
+
+    rule: Rule
+    ours: tuple[str, ...]
+
+    def tensor(self, name: str, values: Sequence[np.ndarray]) -> np.ndarray:
+        """The PyTorch tensor from the values of `ours`.
+
+        Raises:
+          ConversionError: they share it but are not the same.
+        """
+        first, *copies = (np.asarray(value) for value in values)
+        if not all(np.array_equal(first, copy) for copy in copies):
+            raise ConversionError(
+                name, [f"PyTorch has one where these have several: {', '.join(self.ours)}"]
+            )
+        return np.ascontiguousarray(self.rule.to_torch(first))
+
+
+def torch_names(what: str, rules: Sequence[Rule], paths: Iterable[str]) -> dict[str, Owner]:
+    """PyTorch's names for parameters, in their order.
 
     Raises:
-      ConversionError: a parameter with no rule, or two parameters with one name.
+      ConversionError: a parameter with no rule, or two with one name that is not shared.
     """
-    out: dict[str, np.ndarray] = {}
+    out: dict[str, Owner] = {}
     problems = []
-    for path, value in params.items():
+    for path in paths:
         name, rule = _torch_side(rules, path)
         if rule is None:
             problems.append(f"no rule for parameter {path}")
-        elif name in out:
-            problems.append(f"{name} is written twice, last by {path}")
+        elif name not in out:
+            out[name] = Owner(rule, (path,))
+        elif rule.shared:
+            out[name] = Owner(rule, (*out[name].ours, path))
         else:
-            out[name] = np.ascontiguousarray(rule.to_torch(np.asarray(value)))
+            problems.append(f"{name} is written twice, last by {path}")
     if problems:
         raise ConversionError(what, problems)
     return out
+
+
+def export_tensors(
+    what: str, rules: Sequence[Rule], params: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The inverse of `import_tensors`, to the bit; raises as `torch_names` and `Owner.tensor`."""
+    return {
+        name: owner.tensor(name, [params[path] for path in owner.ours])
+        for name, owner in torch_names(what, rules, params).items()
+    }
 
 
 def _torch_side(rules: Sequence[Rule], path: str) -> tuple[str, Rule | None]:

@@ -16,7 +16,7 @@ from memo_jax.models.layers import timestep_code
 from memo_jax.models.motion import MotionMemory
 from memo_jax.models.reference_net import ReferenceFeatures
 from memo_jax.weights import load_torch
-from memo_jax.weights.build import CountingRngs
+from memo_jax.weights.build import CountingRngs, flatten
 
 
 def opened(case):
@@ -226,3 +226,49 @@ def test_latents_whose_sides_do_not_halve(net, inputs):
         return net(latents, inputs[1], features, *inputs[3:], memory)
 
     assert jax.eval_shape(call).shape == latents.shape
+
+
+def test_no_portrait_is_what_the_null_branch_sees(net, inputs, compiled):
+    latents, timesteps, features, *rest = inputs
+
+    def both(net):
+        memory = net.remember(features, None)
+        blind = net(latents, timesteps, features, *rest, memory, np.zeros(2, bool))
+        return blind, net(latents, timesteps, None, *rest, memory)
+
+    blind, alone = compiled(net, both)()
+    assert relative_error(alone, np.asarray(blind)) <= 1e-6
+
+
+def without(config, **changes):
+    return dataclasses.replace(
+        config, audio_modules=False, motion_resolutions=(), mid_motion=False, **changes
+    )
+
+
+def test_without_audio_and_motion_modules_frames_are_alone(net, inputs, random_module, compiled):
+    """As the first stage of training has it: a portrait, face tokens, single frames."""
+    config = without(net.config, reference_rows="own")
+    still = random_module(lambda rngs: DiffusionNet(config, rngs=rngs))
+    paths = flatten(nnx.state(still))
+    assert not [path for path in paths if "audio_modules" in path or "motion_modules" in path]
+    latents, timesteps, features, faces = inputs[:4]
+    assert still.emotion_norms == 0 and still.remember(features, None) == MotionMemory({})
+    run = compiled(still, lambda net, latents: net(latents, timesteps, features, faces))
+    frames = latents.shape[1]
+    clip = run(latents)
+    assert relative_error(run(latents[:, frames - 1 :]), clip[:, frames - 1 :]) <= 1e-5
+    portraits = compiled(still, lambda net, features: net(latents, timesteps, features, faces))
+    assert relative_error(portraits(None), clip) > 1e-3
+
+
+def test_what_audio_modules_need(net, inputs):
+    with pytest.raises(ValueError, match="audio_tokens and emotion are needed"):
+        net(*inputs[:4])
+
+
+def test_softmax_motion_carries_an_empty_memory(net, inputs):
+    motion = dataclasses.replace(net.config.motion, attention="softmax")
+    config = dataclasses.replace(net.config, motion=motion)
+    other = nnx.eval_shape(lambda: DiffusionNet(config, rngs=CountingRngs()))
+    assert other.remember(inputs[2], None) == MotionMemory({})

@@ -167,6 +167,7 @@ def test_no_memory_and_zeros_are_the_same_past(attention):
     zeros = LayerMemory(jnp.zeros_like(once.kv), jnp.zeros_like(once.z))
     again = module.remember(past, zeros)
     assert np.array_equal(again.kv, once.kv) and np.array_equal(again.z, once.z)
+    assert np.array_equal(module(past, zeros), module(past, None))
 
 
 def test_a_memory_of_nothing_leaves_the_clip_to_itself(attention):
@@ -210,3 +211,57 @@ def test_memory_is_float32_whatever_the_module_multiplies_in(random_module):
     memory = after(module, [past, past])
     assert memory.kv.dtype == memory.z.dtype == jnp.float32
     assert module(x, memory).dtype == jnp.bfloat16
+
+
+# Head width is 8: to 8 keys and beyond.
+@pytest.mark.parametrize("count", [1, 8, 20])
+def test_softmax_attention_is_over_the_clip_at_each_position(attention, count):
+    module, x = attention(attention="softmax"), frames(count, 1)
+    q, k, v = (
+        rearrange(x.astype(np.float64) @ np.asarray(w.kernel[...]), "b f s (n d) -> b s n f d", n=2)
+        for w in (module.to_q, module.to_k, module.to_v)
+    )
+    weights = softmax(np.einsum("bsnfd,bsngd->bsnfg", q, k) / np.sqrt(WIDTH // HEADS), -1)
+    y = rearrange(np.einsum("bsnfg,bsngd->bsnfd", weights, v), "b s n f d -> b f s (n d)")
+    want = y @ np.asarray(module.to_out.kernel[...]) + np.asarray(module.to_out.bias[...])
+    assert relative_error(module(x, None), want) <= 1e-5
+
+
+@pytest.fixture
+def motion_module(random_module):
+    """`motion_module(**switches)`: one random module, always of the same weights."""
+
+    def motion_module(**switches):
+        config = dataclasses.replace(PAPER, **switches)
+        return random_module(lambda rngs: MotionModule(32, config, dtype=jnp.float32, rngs=rngs))
+
+    return motion_module
+
+
+CLIP = np.random.default_rng(0).normal(size=(1, 4, 2, 3, 32)).astype(np.float32)
+
+
+def test_softmax_attention_sees_no_past_frame(motion_module, compiled):
+    past = rearrange(CLIP[:, ::-1], "b p h w c -> b p (h w) c")
+    module, linear = motion_module(attention="softmax"), motion_module()
+    run = compiled(module, lambda m, *args: m("at", *args))
+    remember = compiled(linear, lambda m, past: MotionMemory(m.remember("at", past, None)))
+    memory = remember(past)
+    assert memory.layers and module.remember("at", past, memory) == {}
+    alone = run(CLIP, None)
+    assert np.array_equal(run(CLIP, MotionMemory({})), alone)
+    assert np.array_equal(run(CLIP, memory), alone)
+    run = compiled(linear, lambda m, *args: m("at", *args))
+    assert relative_error(run(CLIP, memory), run(CLIP, None)) > 1e-3
+
+
+def test_group_norm_of_each_frame_or_of_the_clip(motion_module, compiled):
+    """Statistics of its own undo a frame's scale; the clip's undo only that of all frames."""
+    one = CLIP * np.array([1, 3, 1, 1], np.float32)[None, :, None, None, None]
+    error = {}
+    for per_frame in (True, False):
+        module = motion_module(norm_per_frame=per_frame)
+        run = compiled(module, lambda m, x: m("at", x, None) - x)
+        error[per_frame] = relative_error(run(one), run(CLIP))
+        assert relative_error(run(3 * CLIP), run(CLIP)) <= 1e-4
+    assert error[True] <= 1e-4 and error[False] > 1e-2

@@ -6,11 +6,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from memo_jax.errors import UserError
 from memo_jax.weights import load_torch, to_torch
-from memo_jax.weights.components import COMPONENTS, component
-from memo_jax.weights.rules import ConversionError, import_tensors
+from memo_jax.weights.build import flatten
+from memo_jax.weights.components import COMPONENTS, assemble, component
+from memo_jax.weights.rules import ConversionError, export_tensors, import_tensors
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
 RELEASED = {
@@ -22,6 +24,27 @@ RELEASED = {
     "emotion_classifier": "audio_emotion_classifier",
     "wav2vec2": "wav2vec2_base_960h",
     "emotion2vec": "emotion2vec_plus_large",
+    "unet": "unet_sd15",
+    "motion_adapter": "motion_adapter_v1_5_2",
+}
+# What has no recorded case, as PyTorch configures it; tests/torch_parity runs its own classes.
+SMALL = {
+    "unet": {
+        "block_out_channels": (16, 32),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "attention_head_dim": 2,
+        "cross_attention_dim": 12,
+        "norm_num_groups": 8,
+    },
+    "motion_adapter": {
+        "block_out_channels": (32, 64),
+        "motion_layers_per_block": 1,
+        "motion_num_attention_heads": 2,
+        "motion_max_seq_length": 6,
+        "use_motion_mid_block": True,
+    },
 }
 # Tables say what a layer may have; these layers of the released networks do not have it.
 IDLE = ("mid_block.resnets.{j}.conv_shortcut",)  # both sides of a middle are equally wide
@@ -29,6 +52,15 @@ IDLE = ("mid_block.resnets.{j}.conv_shortcut",)  # both sides of a middle are eq
 
 def manifest_of(name):
     return json.loads((MANIFESTS / f"{RELEASED[name]}.json").read_text())
+
+
+def small(name):
+    """A small config of PyTorch's, and zeros under its names."""
+    part = component(name)
+    config = part.config.from_torch(SMALL[name])
+    _, params = part.abstract(config)
+    zeros = {path: np.zeros(leaf.shape, np.float32) for path, leaf in params.items()}
+    return SMALL[name], export_tensors(name, part.rules(config), zeros)
 
 
 def test_every_component_and_every_manifest_is_here():
@@ -49,21 +81,21 @@ def test_the_released_names_and_shapes(name):
     assert len(tensors) == manifest["n_tensors"]
 
     assert set(import_tensors(name, rules, tensors, shapes)) == set(shapes)
-    assert len(shapes) == len(tensors)
-    values = sum(int(np.prod(shape)) for shape in shapes.values())
-    assert values == manifest["n_values_state_dict"]
-    paths = []
+    paths, values = [], 0
     for tensor in tensors:
-        (path,) = [path for rule in rules if (path := rule.jax_name(tensor)) is not None]
-        paths.append(path)
-    assert len(set(paths)) == len(paths)
+        hits = [rule for rule in rules if rule.jax_name(tensor)]
+        assert len(hits) == 1 or all(rule.shared for rule in hits), tensor
+        paths += [rule.jax_name(tensor) for rule in hits]
+        values += int(np.prod(shapes[paths[-1]]))
+    assert len(set(paths)) == len(paths) == len(shapes)
+    assert values == manifest["n_values_state_dict"]
     idle = [rule.torch for rule in rules if not any(rule.jax_name(t) for t in tensors)]
     assert all(name.rsplit(".", 1)[0].endswith(IDLE) for name in idle)
 
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_there_and_back_to_the_bit(name, recorded):
-    config, weights = recorded(name)
+    config, weights = small(name) if name in SMALL else recorded(name)
     rng = np.random.default_rng(0)
     tensors = {k: rng.normal(size=v.shape).astype(np.float32) for k, v in weights.items()}
     back = to_torch(name, load_torch(name, config, tensors))
@@ -127,8 +159,8 @@ def test_what_is_amiss_in_a_file_is_told_at_once(recorded):
 
 
 def test_a_component_by_another_name():
-    with pytest.raises(UserError, match="no component 'unet'; expected one of vae, reference_net"):
-        component("unet")
+    with pytest.raises(UserError, match="no component 'unets'; expected one of vae, reference_net"):
+        component("unets")
 
 
 @pytest.mark.parametrize(
@@ -150,3 +182,54 @@ def test_a_config_that_lacks_a_field(recorded):
     del config["block_out_channels"]
     with pytest.raises(UserError, match="block_out_channels"):
         load_torch("diffusion_net", config, weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("unet", {"attention_head_dim": (2, 4)}, "attention_head_dim=.2, 4. is not supported"),
+        ("unet", {"addition_embed_type": "text"}, "unet: addition_embed_type='text'"),
+        ("unet", {"down_block_types": ("AttnDownBlock2D",)}, "unet: down_block_types="),
+        ("unet", {"time_embedding_type": "fourier"}, "expected 'positional'"),
+        ("motion_adapter", {"conv_in_channels": 9}, "motion_adapter: conv_in_channels=9"),
+        ("motion_adapter", {"motion_norm_num_groups": 16}, "motion_norm_num_groups=16"),
+        ("motion_adapter", {"motion_layers_per_block": (1, 2)}, "expected one for all levels"),
+        (
+            "motion_adapter",
+            {"motion_transformer_layers_per_mid_block": 2},
+            "motion_transformer_layers_per_mid_block=2 is not supported, expected 1",
+        ),
+    ],
+)
+def test_stable_diffusions_of_another_kind(name, change, message):
+    config, weights = small(name)
+    with pytest.raises(UserError, match=message):
+        load_torch(name, {**config, **change}, weights)
+
+
+def test_levels_may_list_what_is_the_same_for_all():
+    config, weights = small("motion_adapter")
+    blocks = {"motion_transformer_layers_per_block": [[1], [1]], "motion_layers_per_block": [1, 1]}
+    listed = load_torch("motion_adapter", {**config, **blocks}, weights)
+    assert listed.config == load_torch("motion_adapter", config, weights).config
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_configs_survive_json(name):
+    kind = component(name).config
+    config = kind.from_torch(SMALL[name])
+    assert kind.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_position_code_that_attentions_no_longer_share_does_not_go_back():
+    """PyTorch has one for both attentions of a block."""
+    module = load_torch("motion_adapter", *small("motion_adapter"))
+    graphdef, state = nnx.split(module)
+    values = flatten(state)
+    code = "mid_block/motion_modules/0/transformer_blocks/0/attention_blocks/{}/pos_encoder/pe"
+    values[code.format(1)] += 1
+    with pytest.raises(ConversionError, match=r"(?s)mid_block.*pos_embed\.pe.*pos_encoder/pe"):
+        to_torch("motion_adapter", assemble(graphdef, values))
+    values[code.format(0)] += 1
+    back = to_torch("motion_adapter", assemble(graphdef, values))
+    assert np.all(back["mid_block.motion_modules.0.transformer_blocks.0.pos_embed.pe"] == 1)

@@ -77,7 +77,7 @@ MOTION_MODULE = under(
 )
 
 
-def _transformer(config: UNetConfig, block: tuple[Rule, ...]) -> tuple[Rule, ...]:
+def transformer(config: UNetConfig, block: tuple[Rule, ...]) -> tuple[Rule, ...]:
     """A block between norm and projections, which are 1x1 convolutions unless configured."""
     project = linear if config.use_linear_projection else conv2d_1x1
     return (
@@ -91,7 +91,7 @@ def _transformer(config: UNetConfig, block: tuple[Rule, ...]) -> tuple[Rule, ...
 def _unet(config: UNetConfig, modules: tuple[Rule, ...]) -> tuple[Rule, ...]:
     layers = (
         *under("resnets.{j}", "resnets/{j}", RESNET),
-        *under("attentions.{j}", "attentions/{j}", _transformer(config, SPATIAL_BLOCK)),
+        *under("attentions.{j}", "attentions/{j}", transformer(config, SPATIAL_BLOCK)),
         *modules,
     )
     down = (*layers, *conv2d("downsamplers.0.conv"))
@@ -112,9 +112,12 @@ def reference_net_rules(config: ReferenceNetConfig) -> tuple[Rule, ...]:
 
 
 def diffusion_net_rules(config: DiffusionNetConfig) -> tuple[Rule, ...]:
-    """Every tensor of diffusion_net."""
-    modules = (
-        *under("audio_modules.{j}", "audio_modules/{j}", _transformer(config, AUDIO_BLOCK)),
-        *under("motion_modules.{j}", "motion_modules/{j}", MOTION_MODULE),
-    )
+    """Every tensor of diffusion_net; without audio and motion modules, of Stable Diffusion 1.5's
+    UNet as diffusers names it."""
+    modules: tuple[Rule, ...] = ()
+    if config.audio_modules:
+        block = transformer(config, AUDIO_BLOCK)
+        modules += under("audio_modules.{j}", "audio_modules/{j}", block)
+    if config.motion_resolutions or config.mid_motion:
+        modules += under("motion_modules.{j}", "motion_modules/{j}", MOTION_MODULE)
     return (*_unet(config, modules), *norm("conv_norm_out"), *conv2d("conv_out"))
