@@ -15,6 +15,7 @@ import jax
 import ml_collections
 
 from memo_jax.errors import UserError, one_line
+from memo_jax.weights.cache import cache_folder
 from memo_jax.weights.rules import ConversionError
 
 USAGE = 2
@@ -110,12 +111,12 @@ def _typed(config: dict[str, Any]) -> list[str]:
 def keep_compilations() -> None:
     """Keep compiled programs in the user's cache, so that a second run starts at once.
 
-    JAX_COMPILATION_CACHE_DIR names another folder; an unwritable one is said and done without.
+    MEMO_JAX_CACHE and JAX_COMPILATION_CACHE_DIR name other folders; an unwritable one is said and
+    done without.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    cache = Path(home) / "memo_jax" / "compilations"
+    cache = cache_folder() / "compilations"
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:

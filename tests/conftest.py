@@ -28,7 +28,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     except OSError:  # a home that cannot be written
         cache = Path(tempfile.gettempdir()) / "memo_jax-test-compilations"
     jax.config.update("jax_compilation_cache_dir", str(cache))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)  # for the commands that tests start
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # hundreds of small ones
+
+# Converted models and hashes of this run's files are of no use to the user.
+_kept = tempfile.TemporaryDirectory(prefix="memo_jax-tests-")
+os.environ["MEMO_JAX_CACHE"] = _kept.name
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,7 +15,8 @@ from memo_jax.audio.logmel import LogMelConfig
 from memo_jax.config import EmotionClassifierConfig, SamplerConfig
 from memo_jax.weights import build
 from memo_jax.weights.components import COMPONENTS, Component, load_torch
-from memo_jax.weights.folder import REQUIRED, Model, ModelSpec, Part
+from memo_jax.weights.folder import Model
+from memo_jax.weights.spec import REQUIRED, ModelSpec, Part
 
 CASE = "j_pipeline_cfg1.0"
 

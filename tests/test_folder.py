@@ -33,9 +33,10 @@ from memo_jax.pipeline.hearing import Hearing
 from memo_jax.pipeline.scene import Scene
 from memo_jax.weights import build
 from memo_jax.weights.components import to_torch
-from memo_jax.weights.folder import Model, read_component, read_spec, write_model
+from memo_jax.weights.folder import Model, read_component, write_model
 from memo_jax.weights.rules import ConversionError
 from memo_jax.weights.sources import load_model, presets
+from memo_jax.weights.spec import read_spec
 
 PART = "image_proj"  # small: its files are damaged one by one
 

@@ -24,7 +24,8 @@ from memo_jax.config import (
 )
 from memo_jax.weights.build import CountingRngs
 from memo_jax.weights.components import COMPONENTS
-from memo_jax.weights.folder import Model, ModelSpec, Part, write_model
+from memo_jax.weights.folder import Model, write_model
+from memo_jax.weights.spec import ModelSpec, Part
 
 LOG_MEL = LogMelConfig()
 WIDTHS = (32, 32, 64)

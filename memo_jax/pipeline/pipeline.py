@@ -28,8 +28,9 @@ from memo_jax.diffusion.rollout import (
 from memo_jax.errors import UserError
 from memo_jax.pipeline.hearing import Ear, Hearing
 from memo_jax.pipeline.scene import FaceModels, Scene, make_scene
-from memo_jax.weights.folder import REQUIRED, Model
+from memo_jax.weights.folder import Model
 from memo_jax.weights.sources import load_model
+from memo_jax.weights.spec import REQUIRED
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
