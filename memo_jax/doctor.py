@@ -334,8 +334,8 @@ def _storage() -> Iterator[Finding]:
 
     from memo_jax.weights.cache import cache_folder
 
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memo_jax"
-    compiled = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or home / "compilations")
+    own = cache_folder() / "compilations"
+    compiled = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or own)
     places = {
         "cache": (cache_folder(), "MEMO_JAX_CACHE"),
         "compiled programs": (compiled, "JAX_COMPILATION_CACHE_DIR"),

@@ -1,0 +1,1 @@
+"""Stored clips, and the batches that training cuts from them."""
