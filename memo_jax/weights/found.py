@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from memo_jax.weights.folder import component_path
 from memo_jax.weights.layouts import Layout, Tensors, named, recognise, unaccounted
 from memo_jax.weights.readers import is_weights, open_tensors
 from memo_jax.weights.rules import ConversionError, import_tensors
-from memo_jax.weights.spec import read_spec
+from memo_jax.weights.spec import check_types, read_spec
 
 # Parts of other people's folders that hold weights and nothing of MEMO's.
 _NOT_OURS = {"text_encoder", "text_encoder_2", "safety_checker", "tokenizer", "image_encoder"}
@@ -174,6 +175,7 @@ def _torch(place: Path, layout: Layout, tensors: Tensors) -> Found:
             config = layout.config(tensors)
         else:
             config = part.config.from_torch(_settings(place, layout))
+        check_types(config)
         _, expected = part.abstract(config)
     except UserError as error:
         text = one_line(error)
@@ -202,6 +204,15 @@ def _beside(place: Path, name: str) -> Path:
     return (place if place.is_dir() else place.parent) / name
 
 
+class _Yaml(yaml.SafeLoader):
+    """Plain values alone, and 1e-05 is a number, as in JSON and in what writes these files."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
+
+
 def _settings(place: Path, layout: Layout) -> dict[str, Any]:
     """The PyTorch config that lies with the weights."""
     names = dict.fromkeys((layout.settings, "config.json", "configuration.json"))
@@ -211,7 +222,7 @@ def _settings(place: Path, layout: Layout) -> dict[str, Any]:
     )
     try:
         text = path.read_text("utf-8")
-        settings = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+        settings = yaml.load(text, _Yaml) if path.suffix == ".yaml" else json.loads(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(
             f"{path} cannot be read: {one_line(error)}; it comes with the weights, copy it again"

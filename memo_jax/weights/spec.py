@@ -109,7 +109,7 @@ def read_spec(folder: Path, *, whole: bool = True) -> ModelSpec:
             log_mel=_config(LogMelConfig, log_mel) if log_mel else None,
             notes=data.get("notes", ""),
         )
-        _check_types(spec)
+        check_types(spec)
         return spec
     except UserError as error:
         text = one_line(error)
@@ -124,11 +124,11 @@ def _tuple(value: Any) -> Any:
 
 def _config(kind: Any, fields: Mapping[str, Any]) -> Any:
     config = kind.from_dict(fields)
-    _check_types(config)
+    check_types(config)
     return config
 
 
-def _check_types(config: Any) -> None:
+def check_types(config: Any) -> None:
     """JSON's values against the fields' types, which a dataclass does not look at."""
     hints = get_type_hints(type(config))
     for f in dataclasses.fields(config):
@@ -150,7 +150,7 @@ def _fits(value: Any, hint: Any) -> bool:
         each = kinds[:1] * len(value) if kinds[-1] is ... else kinds
         return len(each) == len(value) and all(map(_fits, value, each))
     if dataclasses.is_dataclass(hint):
-        _check_types(value)
+        check_types(value)
     if hint is float:
         return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
     return type(value) is hint if hint in (int, bool, str) else True
