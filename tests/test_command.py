@@ -177,11 +177,15 @@ def cache():
 
 def test_compilations_are_kept(cache, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.delenv("MEMO_JAX_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     keep_compilations()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "memo_jax" / "compilations")
+    monkeypatch.setenv("MEMO_JAX_CACHE", str(tmp_path / "mine"))
+    keep_compilations()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine" / "compilations")
     (tmp_path / "file").write_text("x")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("MEMO_JAX_CACHE", str(tmp_path / "file"))
     keep_compilations()
     assert capsys.readouterr().err.startswith("no compilation cache")
 
