@@ -20,6 +20,7 @@ from memo_jax.weights.rules import ConversionError
 
 USAGE = 2
 INTERRUPTED = 130
+UNREAD = 141  # as if by SIGPIPE
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,6 +42,9 @@ def run(name: str, main: Callable[[Sequence[str]], None]) -> NoReturn:
         text = error.summary if isinstance(error, ConversionError) else str(error)
         print(f"{name}: {one_line(text)}", file=sys.stderr)
         sys.exit(USAGE)
+    except BrokenPipeError:  # who reads the output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing to flush into
+        sys.exit(UNREAD)
     except KeyboardInterrupt:
         print(f"{name}: interrupted; nothing was left behind", file=sys.stderr)
         sys.exit(INTERRUPTED)

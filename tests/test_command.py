@@ -1,6 +1,9 @@
 """What the commands share: exit codes, one-line errors, configs, signals."""
 
+import os
 import signal
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -53,6 +56,22 @@ def test_a_conversion_that_fails_is_one_line(exits):
 def test_interruption(exits):
     status, _, err = exits(raises(KeyboardInterrupt()))
     assert status == 130 and err.count("\n") == 1
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    """`command | head -1`: no traceback."""
+    program = (
+        "import sys; from memo_jax.command import run\n"
+        "run('x', lambda arguments: [print('line', i) for i in range(100_000)])"
+    )
+    command = f'{sys.executable} -c "$PROGRAM" | head -1'
+    done = subprocess.run(
+        ["bash", "-c", command + "; echo ${PIPESTATUS[0]}"],
+        env={**os.environ, "PROGRAM": program},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split("\n")[:2] == ["line 0", "141"] and done.stderr == ""
 
 
 def test_sigterm_is_an_exception(exits):

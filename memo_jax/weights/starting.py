@@ -116,9 +116,7 @@ def start_model(
                 component, ours, keys[component], unet, adapter, keep_motion=keep_motion
             )
             checkpoint.save(unfinished / component, origins.values)
-            counted = ", ".join(
-                f"{n / 1e6:,.1f} M {where}" for where, n in origins.counts().items()
-            )
+            counted = ", ".join(f"{n:,} {where}" for where, n in origins.counts().items())
             tell(f"{component}: {counted}")
             lines += _report(origins)
             parts[component] = Part(ours, _sources(component, unet, adapter, seed), unet.licence)
