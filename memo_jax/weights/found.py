@@ -4,7 +4,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -236,21 +236,6 @@ def _settings(place: Path, layout: Layout) -> dict[str, Any]:
 
         settings = Wav2Vec2Config(**settings).to_dict()
     return settings
-
-
-def cast(found: Found, dtype: Any) -> Found:
-    """The same with every number in `dtype`.
-
-    Raises, when read:
-      UserError: a number is too large for it.
-    """
-    kind = np.dtype(dtype)
-
-    def read(names: Sequence[str]) -> dict[str, np.ndarray]:
-        return {name: to_dtype(name, value, kind) for name, value in found.read(names).items()}
-
-    shapes = {name: jax.ShapeDtypeStruct(leaf.shape, kind) for name, leaf in found.shapes.items()}
-    return replace(found, shapes=shapes, read=read)
 
 
 def to_dtype(name: str, value: np.ndarray, kind: np.dtype) -> np.ndarray:

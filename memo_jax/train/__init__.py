@@ -1,0 +1,1 @@
+"""Training by rectified flow: stages, the step, the loop around it."""
