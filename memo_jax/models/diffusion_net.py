@@ -11,6 +11,7 @@ from memo_jax.models.audio_attention import NORMS_PER_MODULE, AudioModule
 from memo_jax.models.layers import TimestepEmbedding, conv, group_norm, normed_frames, timestep_code
 from memo_jax.models.motion import LayerMemory, MotionMemory, MotionModule
 from memo_jax.models.reference_net import ReferenceFeatures
+from memo_jax.models.remat import Remat, around_layer, around_module
 from memo_jax.models.resnet import Downsample, ResnetBlock, Upsample
 from memo_jax.models.spatial import SpatialCache, SpatialTransformer
 from memo_jax.models.types import Dtype, Rngs
@@ -31,8 +32,15 @@ class _Step:
     time: Float[Array, "b t"]
     spatial: dict[str, SpatialCache]
     emotion: Int[Array, "b modules norms"] | None
-    memory: MotionMemory | None
+    memory: MotionMemory | ReferenceFeatures | None
     use_reference: np.ndarray | Array | None = struct.field(pytree_node=False)
+    remat: Remat = struct.field(pytree_node=False)
+
+    def remembered(self, module: MotionModule, path: str, feature: str) -> MotionMemory | None:
+        """What a motion module reads."""
+        if isinstance(self.memory, ReferenceFeatures):
+            return MotionMemory(module.remember(path, self.memory.past(feature), None))
+        return self.memory
 
 
 class DiffusionNet(nnx.Module):
@@ -104,8 +112,9 @@ class DiffusionNet(nnx.Module):
         face_tokens: Float[Array, "b t c_face"] | None,
         audio_tokens: Float[Array, "b f m c_audio"] | None = None,
         emotion: Int[Array, " b"] | Int[Array, "b norms"] | None = None,
-        memory: MotionMemory | None = None,
+        memory: MotionMemory | ReferenceFeatures | None = None,
         use_reference: Bool[np.ndarray, " b"] | Bool[Array, " b"] | None = None,
+        remat: Remat = "none",
     ) -> Float[Array, "b f h w c_out"]:
         """The velocity (noise - data) at `timesteps` = 1000 * sigma, float32.
 
@@ -116,9 +125,12 @@ class DiffusionNet(nnx.Module):
           audio_tokens: without audio modules neither they nor `emotion` are looked at.
           emotion: one label per sample, or one for each of the `emotion_norms`, which is how
             training drops them independently.
-          memory: what `remember` gave; None means no past.
+          memory: what `remember` gave; None means no past. Features in its place are remembered
+            by each motion module as its turn comes: the same numbers, but the memories of all
+            modules, many times larger than the features, never exist at once.
           use_reference: which samples attend to their portrait; None means all. Known values (not
             traced ones) are used to skip the work of those that do not.
+          remat: what the backward pass computes again (training).
         """
         config = self.config
         if not isinstance(features, CachedFeatures):
@@ -146,6 +158,7 @@ class DiffusionNet(nnx.Module):
             emotion=labels,
             memory=memory,
             use_reference=use_reference,
+            remat=remat,
         )
 
         skips, module = [x], 0
@@ -258,21 +271,25 @@ class Level(nnx.Module):
         self, j: int, x: Array, audio: Array | None, module: int, step: _Step
     ) -> tuple[Array, Array | None, int]:
         """Layer `j`; `module` counts the audio modules that have run."""
-        x = self.resnets[j](x, step.time)
-        if self.attention:
-            x, _ = self.attentions[j](
-                x,
-                step.spatial[self.plan.feature(j)],
-                use_reference=step.use_reference,
-                mixed_rows=self.mixed_rows,
-            )
-        if hasattr(self, "audio_modules"):
-            assert audio is not None and step.emotion is not None  # only the last leaves no audio
-            x, audio = self.audio_modules[j](x, audio, step.emotion[:, module])
-            module += 1
-        if hasattr(self, "motion_modules"):
-            x = self.motion_modules[j](self.motion_path(j), x, step.memory)
-        return x, audio, module
+
+        def run(x: Array, audio: Array | None) -> tuple[Array, Array | None]:
+            x = around_module(self.resnets[j], step.remat)(x, step.time)
+            if self.attention:
+                x = _attended(
+                    self.attentions[j], x, self.plan.feature(j), step, mixed_rows=self.mixed_rows
+                )
+            if hasattr(self, "audio_modules"):
+                assert audio is not None and step.emotion is not None  # only the last leaves none
+                heard = around_module(self.audio_modules[j], step.remat)
+                x, audio = heard(x, audio, step.emotion[:, module])
+            if hasattr(self, "motion_modules"):
+                x = _moved(
+                    self.motion_modules[j], x, self.motion_path(j), self.plan.feature(j), step
+                )
+            return x, audio
+
+        x, audio = around_layer(run, step.remat)(x, audio)
+        return x, audio, module + hasattr(self, "audio_modules")
 
 
 class Middle(nnx.Module):
@@ -299,17 +316,33 @@ class Middle(nnx.Module):
     def __call__(
         self, x: Array, audio: Array | None, module: int, step: _Step
     ) -> tuple[Array, Array | None, int]:
-        x = self.resnets[0](x, step.time)
-        x, _ = self.attentions[0](
-            x,
-            step.spatial[MID_FEATURE],
-            use_reference=step.use_reference,
-            mixed_rows=self.mixed_rows,
-        )
-        if hasattr(self, "audio_modules"):
-            assert audio is not None and step.emotion is not None  # the middle is never the last
-            x, audio = self.audio_modules[0](x, audio, step.emotion[:, module])
-            module += 1
-        if hasattr(self, "motion_modules"):
-            x = self.motion_modules[0](self.motion_path(0), x, step.memory)
-        return self.resnets[1](x, step.time), audio, module
+        def run(x: Array, audio: Array | None) -> tuple[Array, Array | None]:
+            x = around_module(self.resnets[0], step.remat)(x, step.time)
+            x = _attended(self.attentions[0], x, MID_FEATURE, step, mixed_rows=self.mixed_rows)
+            if hasattr(self, "audio_modules"):
+                assert audio is not None and step.emotion is not None  # it is never the last
+                heard = around_module(self.audio_modules[0], step.remat)
+                x, audio = heard(x, audio, step.emotion[:, module])
+            if hasattr(self, "motion_modules"):
+                x = _moved(self.motion_modules[0], x, self.motion_path(0), MID_FEATURE, step)
+            return around_module(self.resnets[1], step.remat)(x, step.time), audio
+
+        x, audio = around_layer(run, step.remat)(x, audio)
+        return x, audio, module + hasattr(self, "audio_modules")
+
+
+def _attended(
+    attention: SpatialTransformer, x: Array, feature: str, step: _Step, *, mixed_rows: bool
+) -> Array:
+    def run(x: Array) -> Array:
+        cache = step.spatial[feature]
+        return attention(x, cache, use_reference=step.use_reference, mixed_rows=mixed_rows)[0]
+
+    return around_module(run, step.remat)(x)
+
+
+def _moved(module: MotionModule, x: Array, path: str, feature: str, step: _Step) -> Array:
+    def run(x: Array) -> Array:
+        return module(path, x, step.remembered(module, path, feature))
+
+    return around_module(run, step.remat)(x)

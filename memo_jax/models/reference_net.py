@@ -1,6 +1,7 @@
 """The Reference Net: what a portrait and past frames look like from inside a UNet."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Self
 
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float
 
 from memo_jax.config import ReferenceNetConfig
 from memo_jax.models.layers import TimestepEmbedding, conv, timestep_code
+from memo_jax.models.remat import Remat, around_layer, around_module
 from memo_jax.models.resnet import Downsample, ResnetBlock, Upsample
 from memo_jax.models.spatial import SpatialTransformer
 from memo_jax.models.types import Dtype, Rngs
@@ -76,12 +78,21 @@ class ReferenceNet(nnx.Module):
         self.up_blocks = nnx.List([Level(plan, config, **kwargs) for plan in up_levels(config)])
 
     def __call__(
-        self, latents: Float[Array, "b images h w c"], face_tokens: Float[Array, "b t c_face"]
+        self,
+        latents: Float[Array, "b images h w c"],
+        face_tokens: Float[Array, "b t c_face"] | Float[Array, "b images t c_face"],
+        remat: Remat = "none",
     ) -> ReferenceFeatures:
-        """Features of [portrait, past frames...] latents (times the VAE's scaling factor)."""
+        """Features of [portrait, past frames...] latents (times the VAE's scaling factor).
+
+        `face_tokens` are each sample's, or each image's as `each_image` gives them: with those,
+        the portraits alone or the past frames alone come out as they do together. `remat` says
+        what a backward pass computes again.
+        """
         config, (b, images) = self.config, latents.shape[:2]
-        rows = np.arange(b * images)
-        faces = face_tokens[rows % b if config.face_rows == "mixed" else rows // images]
+        if face_tokens.ndim == 3:
+            face_tokens = self.each_image(face_tokens, images)
+        faces = rearrange(face_tokens, "b n t c -> (b n) t c")
         x = self.conv_in(rearrange(latents, "b n h w c -> (b n) 1 h w c"))
         code = timestep_code(
             jnp.zeros((1,)),
@@ -90,14 +101,15 @@ class ReferenceNet(nnx.Module):
             freq_shift=config.freq_shift,
         )
         time = jnp.repeat(self.time_embedding(code), b * images, axis=0)
+        given = _Given(time, faces, remat)
 
         collected: dict[str, Array] = {}
         skips = [x]
         for plan, level in zip(down_levels(config), self.down_blocks, strict=True):
-            x = level.down(plan, x, time, faces, skips, collected)
-        x = self.mid_block(x, time, faces, collected)
+            x = level.down(plan, x, given, skips, collected)
+        x = self.mid_block(x, given, collected)
         for plan, level in zip(up_levels(config), self.up_blocks, strict=True):
-            x = level.up(plan, x, time, faces, skips, collected)
+            x = level.up(plan, x, given, skips, collected)
 
         entries, sizes = {}, []
         for name, entry in collected.items():
@@ -106,6 +118,23 @@ class ReferenceNet(nnx.Module):
                 entry = rearrange(entry, "n 1 h w c -> n 1 (h w) c")
             entries[name] = rearrange(entry, "(b n) 1 s c -> b n s c", b=b)
         return ReferenceFeatures(entries, tuple(sizes))
+
+    def each_image(
+        self, face_tokens: Float[Array, "b t c_face"], images: int
+    ) -> Float[Array, "b {images} t c_face"]:
+        """The face tokens that each image of each sample attends to."""
+        b = len(face_tokens)
+        rows = np.arange(b * images).reshape(b, images)
+        return face_tokens[rows % b if self.config.face_rows == "mixed" else rows // images]
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What every layer is given: the timestep, each row's face tokens, what to compute again."""
+
+    time: Array
+    faces: Array
+    remat: Remat
 
 
 class Level(nnx.Module):
@@ -159,13 +188,12 @@ class Level(nnx.Module):
         self,
         plan: LevelPlan,
         x: Array,
-        time: Array,
-        faces: Array,
+        given: "_Given",
         skips: list[Array],
         collected: dict[str, Array],
     ) -> Array:
         for j in range(len(plan.layers)):
-            x = self._layer(plan, j, x, time, faces, collected)
+            x = self._layer(plan, j, x, given, collected)
             skips.append(x)
         if plan.resample:
             x = self.downsamplers[0](x)
@@ -176,14 +204,13 @@ class Level(nnx.Module):
         self,
         plan: LevelPlan,
         x: Array,
-        time: Array,
-        faces: Array,
+        given: "_Given",
         skips: list[Array],
         collected: dict[str, Array],
     ) -> Array:
         for j in range(len(plan.layers)):
             x = jnp.concatenate([x, skips.pop()], axis=-1)
-            x = self._layer(plan, j, x, time, faces, collected)
+            x = self._layer(plan, j, x, given, collected)
         if plan.resample:
             # Latents whose sides do not halve evenly come back to the skip's size.
             x = self.upsamplers[0](x, like=skips[-1])
@@ -194,20 +221,20 @@ class Level(nnx.Module):
         plan: LevelPlan,
         j: int,
         x: Array,
-        time: Array,
-        faces: Array,
+        given: "_Given",
         collected: dict[str, Array],
     ) -> Array:
-        x = self.resnets[j](x, time)
-        if not plan.attention:
-            collected[plan.feature(j)] = x
-            return x
-        attention = self.attentions[j]
-        if plan.last and j + 1 == len(plan.layers):
-            collected[plan.feature(j)] = attention.tokens_only(x)
-            return x
-        x, tokens = attention(x, attention.cache(faces))
-        collected[plan.feature(j)] = tokens
+        final = plan.last and j + 1 == len(plan.layers)
+
+        def run(x: Array) -> tuple[Array, Array]:
+            x = around_module(self.resnets[j], given.remat)(x, given.time)
+            if not plan.attention:
+                return x, x
+            if final:
+                return x, self.attentions[j].tokens_only(x)
+            return _attended(self.attentions[j], x, given)
+
+        x, collected[plan.feature(j)] = around_layer(run, given.remat)(x)
         return x
 
 
@@ -243,8 +270,18 @@ class Middle(nnx.Module):
             ]
         )
 
-    def __call__(self, x: Array, time: Array, faces: Array, collected: dict[str, Array]) -> Array:
-        x = self.resnets[0](x, time)
-        attention = self.attentions[0]
-        x, collected[MID_FEATURE] = attention(x, attention.cache(faces))
-        return self.resnets[1](x, time)
+    def __call__(self, x: Array, given: _Given, collected: dict[str, Array]) -> Array:
+        def run(x: Array) -> tuple[Array, Array]:
+            x = around_module(self.resnets[0], given.remat)(x, given.time)
+            x, tokens = _attended(self.attentions[0], x, given)
+            return around_module(self.resnets[1], given.remat)(x, given.time), tokens
+
+        x, collected[MID_FEATURE] = around_layer(run, given.remat)(x)
+        return x
+
+
+def _attended(attention: SpatialTransformer, x: Array, given: _Given) -> tuple[Array, Array]:
+    def run(x: Array) -> tuple[Array, Array]:
+        return attention(x, attention.cache(given.faces))
+
+    return around_module(run, given.remat)(x)

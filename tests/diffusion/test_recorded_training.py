@@ -1,4 +1,4 @@
-"""Losses and gradients of a training step against recorded ones."""
+"""Losses and gradients of training's own loss against recorded ones."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ from flax import nnx
 from golden_case import relative_error
 
 from memo_jax.diffusion import flow
+from memo_jax.train.conditions import Inputs
+from memo_jax.train.loss import kept_loss
 from memo_jax.weights import build, load_torch
 from memo_jax.weights.components import component
 from memo_jax.weights.rules import export_tensors
@@ -30,49 +32,45 @@ def case(request, golden):
 
 @pytest.fixture(scope="module")
 def step(case):
-    """`step(emotion, threshold)`: (loss, (losses, velocity)) and the gradients by PyTorch's names,
+    """`step(emotion, threshold)`: (loss, what samples tell) and the gradients by PyTorch's names,
     of the recorded batch with a label for each emotion norm."""
     nets = {
         name: load_torch(name, case.config[name], case.w(name))
         for name in ("reference_net", "diffusion_net", "image_proj", "audio_proj")
     }
-    batch = case.config["batch"]
+    split = {name: nnx.split(net) for name, net in nets.items()}
     data, noise = (
         rearrange(case.inp(name), "b c f h w -> b f h w c") for name in ("latents", "noise")
     )
     sigma = flow.train_sigmas()[np.array(case.config["timestep_indices"])]
     assert np.array_equal(sigma, case.inp("sigmas"))
-    images = rearrange(case.inp("ref_latents"), "(b n) c h w -> b n h w c", b=batch)
-    faces = nets["image_proj"](case.inp("face_emb"))
-    graphdef, params = nnx.split(nets["diffusion_net"])
+    batch = case.config["batch"]
 
-    def loss(params, features, audio, emotion, threshold):
-        net = nnx.merge(graphdef, params)
-        noisy = flow.add_noise(data, noise, sigma)
-        velocity = net(
-            noisy,
-            flow.TRAIN_LEVELS * jnp.asarray(sigma),
-            features,
-            faces,
-            audio,
-            emotion,
-            net.remember(features, None),
+    def loss(trained, frozen, emotion, threshold):
+        params = {**frozen, "diffusion_net": trained}
+        inputs = Inputs(
+            latents=data,
+            noise=noise,
+            sigma=sigma,
+            images=rearrange(case.inp("ref_latents"), "(b n) c h w -> b n h w c", b=batch),
+            face=case.inp("face_emb"),
+            audio=case.inp("audio_emb"),
+            emotion=emotion,
         )
-        losses = flow.sample_losses(flow.data_from_velocity(noisy, velocity, sigma), data)
-        return flow.robust_mean(losses, threshold)[0], (losses, velocity)
+        merged = {name: nnx.merge(split[name][0], params[name]) for name in split}
+        total, told = kept_loss(merged, inputs, threshold, reference_learns=False)
+        # Of several parts, the count would be that of all.
+        return total / jnp.maximum(jnp.sum(told.kept), 1).astype(jnp.float32), told
 
     quickly = {"xla_backend_optimization_level": 0}
-    reference, state = nnx.split(nets["reference_net"])
-    features = jax.jit(
-        lambda state: nnx.merge(reference, state)(images, faces), compiler_options=quickly
-    )(state)
-    audio = nets["audio_proj"](case.inp("audio_emb"))
     run = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=quickly)
     part = component("diffusion_net")
     rules = part.rules(nets["diffusion_net"].config)
+    frozen = {name: params for name, (_, params) in split.items() if name != "diffusion_net"}
 
     def step(emotion, threshold):
-        result, gradients = run(params, features, audio, emotion, jnp.float32(threshold))
+        params = split["diffusion_net"][1]
+        result, gradients = run(params, frozen, emotion, jnp.float32(threshold))
         return result, export_tensors("gradients", rules, build.flatten(gradients))
 
     return step
@@ -94,10 +92,10 @@ def labels(case, drop):
 def test_loss_and_gradients(case, step, variant, robust):
     # An infinite threshold keeps everything, so that one program serves both.
     threshold = case.config["robust_threshold"] if robust == "robust_on" else np.inf
-    (loss, (losses, velocity)), gradients = step(labels(case, variant == "drop"), threshold)
-    velocity = rearrange(velocity, "b f h w c -> b c f h w")
+    (loss, told), gradients = step(labels(case, variant == "drop"), threshold)
+    velocity = rearrange(told.velocity, "b f h w c -> b c f h w")
     assert relative_error(velocity, case.out(f"{variant}/pred")) <= 1e-4
-    assert relative_error(losses, case.out(f"{variant}/per_sample_loss")) <= 1e-4
+    assert relative_error(told.losses, case.out(f"{variant}/per_sample_loss")) <= 1e-4
     assert relative_error(loss, case.out(f"{variant}/{robust}/loss")) <= 1e-4
 
     names = case.config["param_names"]
