@@ -70,6 +70,7 @@ def log_mel(
         power = np.abs(np.fft.rfft(heard * window, FFT)) ** 2
         mel = power.astype(np.float32) @ filters
         decibels = 10.0 * np.log10(np.maximum(mel, 10.0 ** (config.floor / 10.0)))
+        decibels = np.maximum(decibels, config.floor)  # a logarithm's last bit is the machine's own
         out[start:stop] = (decibels - config.centre) / config.scale
     return out
 

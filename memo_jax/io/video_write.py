@@ -180,6 +180,8 @@ class VideoWriter:
         stream.options = {"crf": str(self._crf), "preset": "medium"}
         context = stream.codec_context
         context.time_base = 1 / self.fps
+        # PyAV's choice, threads by slices, gives one of two files for the same frames, by chance.
+        context.thread_type = "FRAME"
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE
         self._stream = stream

@@ -34,6 +34,7 @@ def export_model(
     dtype: Any = None,
     shard_size: int | str = "10GB",
     only: Sequence[str] = (),
+    found: Sequence[Found] | None = None,
     tell: Told = lambda line: None,
 ) -> None:
     """Write a native model as PyTorch's code loads it, whole or not at all.
@@ -42,12 +43,13 @@ def export_model(
       dtype: of all weights; as they are stored, unless given.
       shard_size: files above it are split, with an index, as the hub expects.
       only: components to write; all unless given.
+      found: what to write, in place of what `source` holds.
       tell: is given a line for every component, and what the published code will do otherwise.
 
     Raises:
       UserError: there is no such model or component, or a number is too large for the dtype.
     """
-    found = find(source)
+    found = find(source) if found is None else found
     strangers = sorted(set(only) - {one.component for one in found})
     if strangers:
         raise UserError(f"{source} has no {', '.join(strangers)}; it has what inspect lists")

@@ -66,7 +66,10 @@ def model_folder(source: str | Path, tell: Told | None = None) -> Path:
                 f"no model {str(source)!r}; {hint}expected a model folder, a hub id such as "
                 f"memoavatar/memo, or one of the bundled {', '.join(presets())}"
             )
-        folder = hub.fetch(str(source))
+        try:
+            folder = hub.fetch(str(source))
+        except UserError as error:
+            raise UserError(f"no model {str(source)!r} here, and from the hub: {error}") from error
         known = hub.licences(str(source))
     if (folder / "model.json").is_file():
         return folder

@@ -13,6 +13,7 @@ from memo_jax.weights.layouts import recognise, unaccounted
 from memo_jax.weights.rules import export_tensors, import_tensors
 
 MANIFESTS = Path(__file__).parents[1] / "manifests" / "original"
+SOFTMAX = MotionConfig(attention="softmax")
 # File -> what is in it, component by component.
 FULL = {
     "stable_diffusion_v1_5": {"unet": StableDiffusionConfig(), "vae": VAEConfig()},
@@ -21,11 +22,9 @@ FULL = {
             mid=False, motion=MotionConfig(max_frames=24, attention="softmax")
         )
     },
-    "animatediff_v2": {"motion_adapter": MotionAdapterConfig(motion=MotionConfig(attention="softmax"))},
-    "animatediff_v3": {
-        "motion_adapter": MotionAdapterConfig(mid=False, motion=MotionConfig(attention="softmax"))
-    },
-}  # fmt: skip
+    "animatediff_v2": {"motion_adapter": MotionAdapterConfig(motion=SOFTMAX)},
+    "animatediff_v3": {"motion_adapter": MotionAdapterConfig(mid=False, motion=SOFTMAX)},
+}
 
 
 def tensors_of(name):

@@ -2,7 +2,7 @@
 
     python -m tools.convert_weights import  SRC [SRC ...] DST      PyTorch -> a native model folder
     python -m tools.convert_weights init    DST --sd15 ...         where training starts
-    python -m tools.convert_weights export  SRC DST                native -> the published layout
+    python -m tools.convert_weights export  SRC DST                native, or a run -> PyTorch
     python -m tools.convert_weights verify  A B                    the same names, shapes, values?
     python -m tools.convert_weights inspect SRC                    what is this?
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from memo_jax.command import Parser, run
 from memo_jax.errors import UserError
+from memo_jax.train.run import RunFolder, is_run, trained, write_trained
 from memo_jax.weights import hub
 from memo_jax.weights.comparing import compare
 from memo_jax.weights.describing import describe
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("export", help="native -> the published PyTorch layout")
     add.set_defaults(command=_export)
-    add.add_argument("source", metavar="SRC", help="a native model folder")
+    add.add_argument("source", metavar="SRC", help="a native model folder, or a training run")
     add.add_argument("folder", type=Path, metavar="DST", help="a new folder")
     add.add_argument("--dtype", choices=DTYPES, help="of all weights; as stored unless given")
     add.add_argument("--shard-size", default="10GB", help="largest file; 10GB unless given")
@@ -94,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _import(args: argparse.Namespace) -> None:
+    if len(args.sources) == 1 and is_run(Path(args.sources[0])):
+        write_trained(Path(args.sources[0]), args.folder)
+        return
     began = time.monotonic()
     known: dict[str, tuple[str, str]] = {}
     paths = []
@@ -139,9 +143,11 @@ def _init(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    run = Path(args.source) if is_run(Path(args.source)) else None
     export_model(
-        _path(args.source),
+        RunFolder.of(run).model if run else _path(args.source),
         args.folder,
+        found=trained(run) if run else None,
         dtype=DTYPES.get(args.dtype),
         shard_size=_size(args.shard_size),
         only=args.only,
