@@ -135,7 +135,7 @@ def places_in(path: Path) -> Iterator[Path]:
         yield path
         return
     # A diffusers repository has whole checkpoints beside its folders: the same weights again.
-    if _claims_weights(path) and not (path / "model_index.json").is_file():
+    if _has_weights(path) and not (path / "model_index.json").is_file():
         yield path
         return
     yield from _below(path, _DEPTH)
@@ -153,7 +153,11 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
 
 def _claims_weights(folder: Path) -> bool:
     """Whether a folder says that it holds a network, even if its weights are lost or damaged."""
-    return (folder / "config.json").is_file() or any(
+    return (folder / "config.json").is_file() or _has_weights(folder)
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(
         child.is_file() and (child.suffix in _WEIGHTS or is_weights(child))
         for child in folder.iterdir()
     )

@@ -94,6 +94,11 @@ class TestImport:
         main(["import", *map(str, parts), str(tmp_path / "m")])
         assert compare(tmp_path / "m", released).same
 
+    def test_a_config_at_the_top_of_a_repository_is_no_network(self, released, tmp_path):
+        copy = shutil.copytree(released, tmp_path / "memo")
+        (copy / "config.json").write_text("{}")
+        assert {one.component for one in find(copy)} == set(PLACES)
+
     def test_a_part_alone_says_that_it_is_no_whole_model(self, released, tmp_path, capsys):
         main(["import", str(released / "vae"), str(tmp_path / "m")])
         assert "without reference_net" in capsys.readouterr().err
