@@ -34,10 +34,14 @@ def start(folder, seconds, *more):
     ]
 
 
-def until_step(step, run, processes):
-    end = time.monotonic() + WAIT
+def steps_done(run):
     metrics = run / "metrics.jsonl"
-    while not metrics.exists() or metrics.read_text().count("\n") < step:
+    return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
+def until(happened, processes):
+    end = time.monotonic() + WAIT
+    while not happened():
         assert all(process.poll() is None for process in processes)
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -47,7 +51,7 @@ def test_two_processes_stop_together_are_killed_and_one_goes_on_with_the_same_lo
     run = folder / "run"
     try:
         processes = start(folder, "0.05")
-        until_step(6, run, processes)
+        until(lambda: steps_done(run) >= 6, processes)
         processes[1].send_signal(signal.SIGTERM)  # one machine is taken away; all of them stop
         said = [process.communicate(timeout=WAIT)[1] for process in processes]
         assert [process.returncode for process in processes] == [0, 0], said
@@ -57,8 +61,8 @@ def test_two_processes_stop_together_are_killed_and_one_goes_on_with_the_same_lo
         assert [one["position"] for one in state] == [4 * stopped] * 2
         assert [one["report"]["seen"] for one in state] == [2 * stopped] * 2
 
-        processes = start(folder, "0.05")
-        until_step(stopped + 8, run, processes)
+        processes = start(folder, "0.2")  # slow enough that a checkpoint is whole before the end
+        until(lambda: steps_done(run) >= stopped + 8 and latest(run) > stopped, processes)
     finally:
         for process in processes:
             process.kill()
