@@ -1,8 +1,8 @@
 """Softmax attention: one front-end, the platform's kernel behind it.
 
 `attend` is the only softmax attention of the networks. On a GPU it is cuDNN's flash attention
-where dtype and head width allow; everywhere else XLA, in blocks of queries, so that no more than
-a slice of the scores ever exists.
+where dtype and head width allow, on a TPU JAX's splash attention; everywhere else XLA, in blocks
+of queries, so that no more than a slice of the scores ever exists.
 """
 
 import contextlib
@@ -13,15 +13,28 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as splash_kernel,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask as splash_mask,
+)
 from jaxtyping import Array, Float
 
-Kernel = Literal["auto", "xla", "cudnn"]
+Kernel = Literal["auto", "xla", "cudnn", "splash"]
 
 _kernel: contextvars.ContextVar[Kernel] = contextvars.ContextVar("kernel", default="auto")
+
+
+_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
 # Scores of one block on the XLA path, in bytes: large enough to keep the matmuls busy, small
 # enough to stay in a cache or a corner of the device's memory.
 _BLOCK_BYTES = 128 * 2**20
+
+# Lengths that the TPU kernel takes are multiples of the first, long ones of the second, which is
+# also how many queries or keys it has in hand at a time. Shorter keys leave its tiles empty.
+_TILE, _LONG_TILE = 128, 512
 
 
 @contextlib.contextmanager
@@ -34,20 +47,76 @@ def use_kernel(kernel: Kernel) -> Iterator[None]:
         _kernel.reset(token)
 
 
+@contextlib.contextmanager
+def on_platform(platform: str) -> Iterator[None]:
+    """Within the block, `attend` is traced for "tpu", "gpu" or "cpu", rather than for what this
+    process has; compiling ahead for other machines needs it."""
+    token = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
+
+
 def attend(
     q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], v: Float[Array, "b m heads d"]
 ) -> Float[Array, "b n heads d"]:
     """softmax(q k^T / sqrt(d)) v, the softmax in float32; the result has the dtype of `q`."""
-    kernel = _kernel.get()
-    if kernel == "cudnn" or (kernel == "auto" and _cudnn_fits(q, k)):
+    kernel, platform = _kernel.get(), _platform.get() or jax.default_backend()
+    if kernel == "cudnn" or (kernel == "auto" and platform == "gpu" and _cudnn_fits(q, k)):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    if kernel == "splash" or (kernel == "auto" and platform == "tpu" and _splash_fits(q, k)):
+        return _splash(q, k, v, interpret=platform != "tpu")
     return _xla(q, k, v)
+
+
+def _splash_fits(q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"]) -> bool:
+    return q.dtype == jnp.bfloat16 and min(q.shape[1], k.shape[1]) >= _TILE
+
+
+def _splash(q: Array, k: Array, v: Array, *, interpret: bool) -> Array:
+    """`interpret` runs the kernel step by step where there is no TPU, to see what it computes."""
+    n, heads, d = q.shape[1:]
+    m = k.shape[1]
+    q, k, v = _tiled((q * d**-0.5).astype(q.dtype)), _tiled(k), _tiled(v)
+    to_q, to_k = (min(x.shape[2], _LONG_TILE) for x in (q, k))
+    blocks = splash_kernel.BlockSizes(
+        block_q=to_q,
+        block_kv=to_k,
+        block_q_dkv=to_q,
+        block_kv_dkv=to_k,
+        block_q_dq=to_q,
+        block_kv_dq=to_k,
+    )
+    mask = splash_mask.FullMask((q.shape[2], k.shape[2]))
+    attention = splash_kernel.make_splash_mha(
+        splash_mask.MultiHeadMask([mask] * heads),
+        block_sizes=blocks,
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    segments = None
+    if (n, m) != (q.shape[2], k.shape[2]):  # what fills up lengths is seen by its like alone
+        segments = splash_kernel.SegmentIds(
+            (jnp.arange(q.shape[2]) >= n).astype(jnp.int32),
+            (jnp.arange(k.shape[2]) >= m).astype(jnp.int32),
+        )
+    out = jax.vmap(lambda q, k, v: attention(q, k, v, segment_ids=segments))(q, k, v)
+    return jnp.swapaxes(out, 1, 2)[:, :n].astype(q.dtype)
+
+
+def _tiled(x: Float[Array, "b n heads d"]) -> Float[Array, "b heads n2 d"]:
+    """Heads before positions, and the positions filled up to what the kernel takes."""
+    n = x.shape[1]
+    tile = _TILE if n <= _LONG_TILE else _LONG_TILE
+    return jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, -n % tile), (0, 0)))
 
 
 def _cudnn_fits(q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"]) -> bool:
     """Whether cuDNN takes this call: half precision, narrow heads, and even lengths, without which
     it has no gradient."""
-    if jax.default_backend() != "gpu" or q.dtype not in (jnp.bfloat16, jnp.float16):
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
         return False
     fits = q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
     return fits and q.shape[1] % 2 == 0 and k.shape[1] % 2 == 0 and _cudnn_works()
@@ -84,8 +153,9 @@ def _per_sample(q: Array, k: Array, v: Array) -> Array:
         block = max(1, min(n, _BLOCK_BYTES // (4 * heads * k1.shape[0])))
         blocks = -(-n // block)
         padded = jnp.pad(q1, ((0, blocks * block - n), (0, 0), (0, 0)))
+        # Checkpointed: the gradient of a loop would keep every block's scores.
         out = jax.lax.map(
-            lambda rows: _dense(rows[None], k1[None], v1[None])[0],
+            jax.checkpoint(lambda rows: _dense(rows[None], k1[None], v1[None])[0]),
             padded.reshape(blocks, block, heads, d),
         )
         return out.reshape(blocks * block, heads, d)[:n]

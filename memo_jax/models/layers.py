@@ -1,6 +1,8 @@
 """Layers with PyTorch's conventions, shared by all networks."""
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +13,40 @@ from jaxtyping import Array, Float
 
 from memo_jax.models.types import Dtype, Rngs
 
+# The mesh axis over which a training program cuts kernels.
+FSDP = "fsdp"
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Promotion to the dtype of multiplication, and of a kernel that is cut over devices (its
+    shape says so) to the whole one: it is gathered where it is used, in that dtype, and its
+    gradient is summed and cut likewise."""
+
+    shape: tuple[int, ...]
+
+    def __call__(self, args: tuple[Any, ...], *, dtype: Any = None, **options: Any) -> Any:
+        x, kernel, bias = nnx.nn.dtypes.promote_dtype(args, dtype=dtype, **options)
+        for axis, (own, whole) in enumerate(zip(kernel.shape, self.shape, strict=True)):
+            if own != whole:
+                kernel = jax.lax.all_gather(kernel, FSDP, axis=axis, tiled=True)
+        return x, kernel, bias
+
 
 def linear(
     d_in: int, d_out: int, *, bias: bool = True, zero: bool = False, dtype: Dtype, rngs: Rngs
 ) -> nnx.Linear:
     """A dense layer that multiplies in `dtype`; `zero` starts it at zero."""
     init = nnx.initializers.zeros if zero else matrix_init(rngs)
-    return nnx.Linear(d_in, d_out, use_bias=bias, dtype=dtype, kernel_init=init, rngs=rngs)
+    return nnx.Linear(
+        d_in,
+        d_out,
+        use_bias=bias,
+        dtype=dtype,
+        kernel_init=init,
+        promote_dtype=_Whole((d_in, d_out)),
+        rngs=rngs,
+    )
 
 
 def conv(
@@ -44,6 +73,7 @@ def conv(
         padding=padding,
         dtype=dtype,
         kernel_init=matrix_init(rngs),
+        promote_dtype=_Whole((size, size, c_in, c_out)),
         rngs=rngs,
     )
 

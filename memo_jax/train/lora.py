@@ -8,11 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from memo_jax.errors import UserError
+from memo_jax.sharding import FSDP
 from memo_jax.weights.components import component
 from memo_jax.weights.rules import torch_names
 
@@ -59,8 +61,17 @@ def merged(
     changed = dict(params)
     for path in _paths(factors):
         kernel = jnp.asarray(params[f"{path}/kernel"], jnp.float32)
-        changed[f"{path}/kernel"] = kernel + change(factors, path, scale)
+        changed[f"{path}/kernel"] = kernel + _own(change(factors, path, scale), kernel.shape)
     return changed
+
+
+def _own(x: Float[Array, "d_in d_out"], shape: tuple[int, ...]) -> Array:
+    """The part of `x` that belongs to this device's part of a kernel, which has this shape."""
+    for axis, own in enumerate(shape):
+        if own != x.shape[axis]:
+            start = jax.lax.axis_index(FSDP) * own
+            x = jax.lax.dynamic_slice_in_dim(x, start, own, axis)
+    return x
 
 
 def change(factors: Mapping[str, Array], path: str, scale: float) -> Float[Array, "d_in d_out"]:

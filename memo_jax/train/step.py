@@ -11,13 +11,14 @@ import numpy as np
 import optax
 from einops import rearrange
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from memo_jax import sharding
 from memo_jax.data.windows import AUDIO_WINDOW, WindowConfig
 from memo_jax.errors import UserError
+from memo_jax.models.attention import on_platform
 from memo_jax.models.diffusion_net import DiffusionNet
 from memo_jax.train import conditions, lora
 from memo_jax.train import optimizer as optimizers
@@ -298,9 +299,9 @@ class Trainer:
         self, past_frames: int, state: TrainState, frozen: Params, batch: Mapping[str, Array]
     ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
-        part = functools.partial(self._part, past_frames, key, state.trained, frozen)
-        rows = jnp.arange(len(batch["face"]), dtype=jnp.int32)
-        total, losses, kept, gradients = self._accumulated(part, rows, batch)
+        total, losses, kept, gradients = self._gradients(
+            past_frames, key, state.trained, frozen, batch
+        )
         count = jnp.maximum(jnp.sum(kept), 1).astype(jnp.float32)
         gradients = jax.tree.map(lambda g: g / count, gradients)
         norm = optax.tree.norm(gradients)
@@ -325,19 +326,57 @@ class Trainer:
             "finite": finite,
         }
 
+    def _gradients(
+        self,
+        past_frames: int,
+        key: Array,
+        trained: Params,
+        frozen: Params,
+        batch: Mapping[str, Array],
+    ) -> tuple[Array, Array, Array, Params]:
+        """Sum of kept losses, all losses, which are kept, and the sum's gradients.
+
+        Every device computes its own rows, as if there were no other. Left to cut the program
+        itself, the compiler sends activations to where the kernels' parts lie.
+        """
+        specs, rest = (
+            {path: leaf.sharding.spec for path, leaf in leaves.items()}
+            for leaves in (self._trained, self._frozen)
+        )
+
+        def own(
+            key: Array, trained: Params, frozen: Params, rows: Array, batch: Mapping[str, Array]
+        ) -> tuple[Array, Array, Array, Params]:
+            part = functools.partial(self._part, past_frames, key, trained, frozen)
+            with on_platform(self.mesh.devices.flat[0].platform):
+                total, losses, kept, gradients = self._accumulated(part, rows, batch)
+            everywhere = (sharding.DATA, sharding.FSDP)
+            # Of a kernel that is cut, the layer has summed it over fsdp already.
+            gradients = {
+                path: jax.lax.psum(g, everywhere[: 1 if sharding.FSDP in specs[path] else 2])
+                for path, g in gradients.items()
+            }
+            return jax.lax.psum(total, everywhere), losses, kept, gradients
+
+        rows = jnp.arange(len(batch["face"]), dtype=jnp.int32)
+        return jax.shard_map(
+            own,
+            mesh=self.mesh,
+            in_specs=(P(), specs, rest, sharding.BATCH, sharding.BATCH),
+            out_specs=(P(), sharding.BATCH, sharding.BATCH, specs),
+            check_vma=False,  # attention's kernels do not say how their results vary
+        )(key, trained, frozen, rows, dict(batch))
+
     def _accumulated(
         self, part: Callable[..., Any], rows: Int[Array, " b"], batch: Mapping[str, Array]
     ) -> tuple[Array, Array, Array, Params]:
-        """Sum of kept losses, all losses, which are kept, and the sum's gradients, over the
-        batch: at once or part by part."""
+        """What `_gradients` gives, of one device's rows: at once or part by part."""
         if self.config.accumulate == 1:
             (total, (losses, kept)), gradients = part(rows, batch)
             return total, losses, kept, gradients
-        # Each device's rows are cut, so that no row moves to another device.
         cut = "(m a) ... -> a m ..."
         parts = jax.tree.map(
-            lambda x: self._constrained(rearrange(x, cut, a=self.config.accumulate), 1),
-            (rows, dict(batch)),
+            lambda x: rearrange(x, cut, a=self.config.accumulate), (rows, dict(batch))
         )
 
         def add(carry: Any, some: Any) -> tuple[Any, Any]:
@@ -345,7 +384,7 @@ class Trainer:
             return jax.tree.map(jnp.add, carry, (total, gradients)), told
 
         zeros = {
-            path: self._like_param(path, jnp.zeros(leaf.shape, jnp.float32))
+            path: jnp.zeros(leaf.sharding.shard_shape(leaf.shape), jnp.float32)
             for path, leaf in self._trained.items()
         }
         (total, gradients), told = jax.lax.scan(add, (jnp.float32(0), zeros), parts)
@@ -374,8 +413,7 @@ class Trainer:
             )
             return total, (told.losses, told.kept)
 
-        out, gradients = jax.value_and_grad(loss, has_aux=True)(trained)
-        return out, {path: self._like_param(path, g) for path, g in gradients.items()}
+        return jax.value_and_grad(loss, has_aux=True)(trained)
 
     def _inputs(
         self,
@@ -389,7 +427,7 @@ class Trainer:
         config, net = self.config, nets["diffusion_net"]
         grey = (frozen[GREY_MEAN], frozen[GREY_STD]) if GREY_MEAN in frozen else None
         found = conditions.moments(batch, past_frames, nets.get("vae"), config.encode_frames)
-        inputs = conditions.prepared(
+        return conditions.prepared(
             batch,
             conditions.sample_keys(key, rows),
             jax.lax.stop_gradient(found),
@@ -399,14 +437,6 @@ class Trainer:
             norms=_norms(net),
             null_emotion=net.config.null_emotion,
         )
-        return jax.tree.map(self._constrained, inputs)
-
-    def _constrained(self, x: Array, axis: int = 0) -> Array:
-        spec = P(*[None] * axis, *sharding.BATCH)
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
-
-    def _like_param(self, path: str, x: Array) -> Array:
-        return jax.lax.with_sharding_constraint(x, self._trained[path].sharding)
 
 
 def _norms(net: DiffusionNet) -> int:

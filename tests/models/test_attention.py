@@ -56,6 +56,43 @@ def test_bfloat16_in_bfloat16_out():
     assert relative_error(out, plainly(q, k, v)) <= 2e-2
 
 
+# Lengths that are and are not what the kernel takes: what fills them up must not be seen.
+@pytest.mark.parametrize(("n", "m", "d"), [(256, 384, 40), (160, 200, 16)])
+def test_the_tpus_kernel_and_its_gradients_are_xlas(n, m, d):
+    def gradients(kernel, dtype):
+        def weighted(q, k, v):
+            with attention.use_kernel(kernel):
+                out = attention.attend(q, k, v)
+            return jnp.einsum("bnhd,d->", out.astype(jnp.float32), jnp.arange(1.0, d + 1))
+
+        return jax.value_and_grad(weighted, (0, 1, 2))(*qkv(1, n, m, 2, d, dtype))
+
+    with jax.numpy_dtype_promotion("standard"):  # JAX's kernel promotes
+        total, found = gradients("splash", jnp.bfloat16)
+    expected, wanted = gradients("xla", jnp.float32)
+    assert relative_error(total, np.asarray(expected)) <= 2e-2
+    for a, b in zip(found, wanted, strict=True):
+        assert relative_error(a.astype(jnp.float32), np.asarray(b)) <= 2e-2
+
+
+def test_the_platform_that_is_compiled_for_decides_the_kernel(monkeypatch):
+    asked = []
+
+    def kernel(q, k, v, interpret):
+        asked.append(interpret)
+        return q
+
+    monkeypatch.setattr(attention, "_splash", kernel)
+    q, k, v = qkv(n=128, m=128, dtype=jnp.bfloat16)
+    with attention.on_platform("tpu"):
+        attention.attend(q, k, v)
+        assert asked == [False]
+        attention.attend(q[:, :8], k, v)
+        attention.attend(*qkv(n=128, m=128))
+    attention.attend(q, k, v)
+    assert asked == [False]
+
+
 def test_a_kernel_is_chosen_within_its_block_only():
     with attention.use_kernel("xla"):
         chosen = attention._kernel.get()
