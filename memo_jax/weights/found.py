@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from memo_jax.errors import UserError, one_line
 from memo_jax.weights import checkpoint

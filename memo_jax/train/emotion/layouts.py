@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from memo_jax.errors import UserError, one_line
 from memo_jax.train.emotion.readers import Folder, Listing, Recording, add, rows
