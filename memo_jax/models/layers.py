@@ -1,5 +1,6 @@
 """Layers with PyTorch's conventions, shared by all networks."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +114,33 @@ def layer_norm(width: int, *, affine: bool = True, eps: float = 1e-5, rngs: Rngs
 
 def normed(norm: nnx.GroupNorm | nnx.LayerNorm, x: Float[Array, "..."]) -> Float[Array, "..."]:
     """`norm(x)` in float32, given back in the dtype of `x`."""
+    if isinstance(norm, nnx.GroupNorm):
+        return _group_normed(norm, x.astype(jnp.float32)).astype(x.dtype)
     return norm(x).astype(x.dtype)
+
+
+def _group_normed(norm: nnx.GroupNorm, x: Float[Array, "n *axes c"]) -> Float[Array, "n *axes c"]:
+    """What `norm(x)` is, through each channel's own mean and variance.
+
+    A group's variance is the mean of its channels' and the variance of their means. Reductions
+    that keep the last axis are vectorised; the module's own, over parts of it, take ten times as
+    long on a CPU, and cut a TPU's lanes.
+    """
+    axes = tuple(range(1, x.ndim - 1))
+    means = jnp.mean(x, axes)
+    variances = jnp.mean(jnp.square(x - jnp.expand_dims(means, axes)), axes)
+
+    def over_groups(values: Float[Array, "n c"]) -> Float[Array, "n c"]:
+        grouped = rearrange(values, "n (g c) -> n g c", g=norm.num_groups)
+        mean = jnp.mean(grouped, axis=-1, keepdims=True)
+        return rearrange(jnp.broadcast_to(mean, grouped.shape), "n g c -> n (g c)")
+
+    mean = over_groups(means)
+    variance = over_groups(variances + jnp.square(means - mean))
+    scale, bias = norm.scale[None], norm.bias[None]  # type: ignore[index]  # both are there
+    factor = jax.lax.rsqrt(variance + norm.epsilon) * scale
+    each = functools.partial(jnp.expand_dims, axis=axes)
+    return (x - each(mean)) * each(factor) + each(bias)
 
 
 def normed_frames(
