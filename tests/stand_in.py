@@ -5,6 +5,7 @@
 is the training command with that trainer in the place of the real one.
 """
 
+import io
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from PIL import Image
 from small_model import random_module
 
 from memo_jax.audio.emotion import EMOTIONS
@@ -51,9 +53,13 @@ def get_config(arg=""):
 
 
 def clip_of(number, frames=20, size=64):
-    """A clip of 8 x 8 latents as the model `tiny` wants them; for `tiniest`, of size 16."""
+    """A clip of 8 x 8 latents as the model `tiny` wants them, and plain pictures; for `tiniest`, of
+    size 16."""
     rng = np.random.default_rng(number)
+    shade = io.BytesIO()
+    Image.new("RGB", (size, size), (number, 99, 99)).save(shade, "PNG")
     return Clip(
+        images=(shade.getvalue(),) * frames,
         latents_mean=rng.normal(size=(frames, 8, 8, 4)).astype(ml_dtypes.bfloat16),
         latents_std=np.full((frames, 8, 8, 4), 0.1, ml_dtypes.bfloat16),
         size=size,
@@ -226,7 +232,7 @@ class StandIn:
 def main(arguments):
     """The command, with the stand-in."""
     with (
-        mock.patch.object(command, "Trainer", StandIn),
+        mock.patch.object(command, "trainer_of", StandIn),
         mock.patch.object(command, "load_model", lambda *source: None),
     ):
         command.main(arguments)

@@ -14,29 +14,40 @@ from memo_jax.train.checkpoint import latest, trained_values
 from memo_jax.train.config import TrainConfig
 from memo_jax.train.run import RunConfig
 
-FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
-SAMPLE = FILES[0].parent / "sample.py"
-TRAINING = [path for path in FILES if path.stem in ("stage1", "stage2a", "stage2b", "finetune")]
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(CONFIGS.rglob("*.py"))
+SAMPLE = CONFIGS / "sample.py"
+TINY = sorted((CONFIGS / "tiny").glob("*.py"))
+TRAINING = [CONFIGS / f"{name}.py" for name in ("stage1", "stage2a", "stage2b", "finetune")]
 TRAINED = {
     "stage1": {"reference_net", "diffusion_net", "image_proj"},
     "stage2a": {"diffusion_net", "audio_proj"},
     "stage2b": {"reference_net", "diffusion_net", "image_proj", "audio_proj"},
     "finetune": {"diffusion_net"},
+    "tiny/vae": {"vae"},
+    "tiny/stage1": {"reference_net", "diffusion_net", "image_proj"},
+    "tiny/stage2a": {"diffusion_net", "audio_proj"},
+    "tiny/stage2b": {"reference_net", "diffusion_net", "image_proj", "audio_proj"},
 }
 
 
+def name(path):
+    """A config's, below the folder of them."""
+    return path.relative_to(CONFIGS).with_suffix("").as_posix()
+
+
 def test_there_are_some():
-    assert SAMPLE in FILES
+    assert SAMPLE in FILES and {name(path) for path in TRAINING + TINY} == TRAINED.keys()
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=name)
 def test_loads(path):
     config = read_config(str(path))
     assert len(config) and config.is_locked
     assert read_config(f"{path}:").to_dict() == config.to_dict()
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=name)
 def test_an_unknown_variant(path):
     with pytest.raises(UserError, match="no-such-variant"):
         read_config(f"{path}:no-such-variant")
@@ -51,7 +62,7 @@ def test_sample(variant, steps):
 
 
 @pytest.mark.parametrize("variant", ["", "smoke"])
-@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAINING, ids=name)
 def test_training(path, variant):
     """METHOD's recipe; nothing is left to a default that it names."""
     fields = read_config(f"{path}:{variant}").to_dict()
@@ -76,11 +87,11 @@ def tiniest(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAINING + TINY, ids=name)
 def test_training_two_steps(path, tiniest):
-    run = tiniest / path.stem
+    run = tiniest / name(path)
     places = [f"--{name}={tiniest / name}" for name in ("data", "model")]
     with quick_compilation():
         training.main([f"--config={path}:smoke", *places, f"--run={run}", "--distributed=off"])
     assert latest(run) == 2 and len(stand_in.losses(run)) == 2
-    assert trained_values(run).keys() == TRAINED[path.stem]
+    assert trained_values(run).keys() == TRAINED[name(path)]

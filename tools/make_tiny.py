@@ -40,7 +40,12 @@ UNET = {
 }
 
 CONFIGS = {
-    "vae": VAEConfig(block_out_channels=(16, 32, 32, 32), layers_per_block=1, norm_num_groups=8),
+    "vae": VAEConfig(
+        block_out_channels=(16, 32, 64, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        scaling_factor=1.0,  # what its training makes of the latents (memo_jax/train/vae.py)
+    ),
     "reference_net": ReferenceNetConfig(**UNET),
     "diffusion_net": DiffusionNetConfig(
         **UNET, audio_attention_dim=32, motion=MotionConfig(num_heads=4)

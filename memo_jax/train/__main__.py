@@ -29,8 +29,9 @@ from memo_jax.train import loop, samples
 from memo_jax.train.checkpoint import Checkpoints
 from memo_jax.train.config import TrainConfig
 from memo_jax.train.log import Log
-from memo_jax.train.run import RunConfig, RunFolder, check_data, open_run
+from memo_jax.train.run import RunConfig, RunFolder, check_data, is_run, open_run, run_model
 from memo_jax.train.step import Trainer
+from memo_jax.train.vae import trainer_of
 from memo_jax.weights.sources import load_model, model_folder
 from memo_jax.weights.spec import read_spec
 
@@ -48,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(prog=NAME, description="Trains a model; the same line goes on after a stop.")
     p.add_argument("--config", required=True, help="a config file (configs/stage1.py)")
     p.add_argument("--data", help="a prepared data set's folder; the config's unless given")
-    p.add_argument("--model", help="what to start from: a model folder; the config's unless given")
+    p.add_argument(
+        "--model", help="what to start from: a model, or a run; the config's unless given"
+    )
     p.add_argument("--run", required=True, help="the run's folder; one that is there goes on")
     p.add_argument(
         "--accept-changes",
@@ -103,16 +106,11 @@ def _train(
     config: TrainConfig, settings: RunConfig, args: argparse.Namespace, stop: Stop
 ) -> loop.Ended:
     first = jax.process_index() == 0
-    if (Path(config.model) / "checkpoints").is_dir():
-        raise UserError(
-            f"{config.model} is a run, not a model; write the model that it made with "
-            f"python -m tools.convert_weights import {config.model} NEW, and start from that"
-        )
-    folder = model_folder(config.model)
+    folder = _start(config.model)
     spec = read_spec(folder)
     store = Store(config.data)
     check_data(store.layout, spec, config)
-    trainer = Trainer(config, spec, make_mesh(config.data_axis, config.fsdp_axis))
+    trainer = trainer_of(config, spec, make_mesh(config.data_axis, config.fsdp_axis))
     values = config.to_dict()
     values.pop("data")  # may lie elsewhere the next time; its state says what it is
     path = open_run(
@@ -181,6 +179,22 @@ def _train(
         finally:
             if log is not None:
                 log.close()
+
+
+def _start(model: str) -> Path:
+    """The native folder of the model to start from; of a run, what it has made.
+
+    Raises:
+      UserError: there is none; or it is a run, and there are several processes.
+    """
+    if not is_run(Path(model)):
+        return model_folder(model)
+    if jax.process_count() > 1:  # each would write it, and Orbax makes them wait for each other
+        raise UserError(
+            f"{model} is a run, not a model; write the model that it made once, with "
+            f"python -m tools.convert_weights import {model} NEW, and start all processes from that"
+        )
+    return run_model(Path(model), _tell)
 
 
 def _sample(

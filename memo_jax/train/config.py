@@ -37,7 +37,8 @@ class TrainConfig(Config):
     """A training run.
 
     What and from what:
-      stage: "1", "2a", "2b" or "finetune".
+      stage: "1", "2a", "2b" or "finetune"; or "vae", of a model that is made from nothing.
+      trains: patterns of the parameters' whole paths, in place of the stage's; () is the stage's.
       model: the model to start from; data: the folder of the data set.
       form: "latents" where preparation stored them, or "images", which the VAE encodes as they
         come, `encode_frames` frames of every sample at a time.
@@ -53,6 +54,7 @@ class TrainConfig(Config):
       optimizer: "adamw", or "adafactor", whose state is a small part of that.
       grad_clip: of the gradients' global norm; ema_decay: None keeps no average of the weights.
       robust_threshold: samples whose loss exceeds it are left out of the mean; None keeps all.
+      kl_weight, edge_weight: of the VAE's loss (see `train.vae`).
       lora_rank: 0 trains what the stage says; otherwise low-rank changes of the kernels below the
         paths that `lora_targets` match (see `train.lora`), times lora_alpha / lora_rank.
       dtype: of matmuls and convolutions; remat: what is computed again rather than kept.
@@ -63,6 +65,7 @@ class TrainConfig(Config):
     """
 
     stage: str = "finetune"
+    trains: tuple[str, ...] = ()
     model: str = ""
     data: str = ""
     form: Form = "latents"
@@ -89,6 +92,8 @@ class TrainConfig(Config):
     ema_decay: float | None = None
     robust_threshold: float | None = 0.1
     drop: DropRates = dataclasses.field(default_factory=DropRates)
+    kl_weight: float = 1e-4
+    edge_weight: float = 0.5
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = LORA_TARGETS
@@ -118,6 +123,8 @@ class TrainConfig(Config):
         for name in ("frames", "batch_size", "accumulate", "encode_frames", "fsdp_axis", "keep"):
             _in_range(name, getattr(self, name), 1)
         for name in ("warmup_steps", "weight_decay", "lora_rank", "data_axis", "seed"):
+            _in_range(name, getattr(self, name), 0)
+        for name in ("kl_weight", "edge_weight"):
             _in_range(name, getattr(self, name), 0)
         for name in ("image_size", "steps", "learning_rate", "grad_clip", "epsilon"):
             _in_range(name, getattr(self, name), 0, open_low=True)
@@ -151,6 +158,11 @@ class TrainConfig(Config):
     def what(self) -> Stage:
         """The stage."""
         return STAGES[self.stage]
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Of the parameters that are trained."""
+        return self.trains or self.what.trains
 
     @property
     def rate(self) -> float:

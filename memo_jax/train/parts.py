@@ -6,6 +6,7 @@ from typing import Any
 
 from memo_jax.errors import UserError
 from memo_jax.train.config import TrainConfig
+from memo_jax.train.stages import VAE
 from memo_jax.weights.spec import ModelSpec
 
 
@@ -18,13 +19,15 @@ def running_parts(config: TrainConfig, spec: ModelSpec) -> dict[str, Any]:
     Raises:
       UserError: the model lacks a component.
     """
-    needed = {*config.what.components, "vae", "audio_proj"}
+    needed = {*config.what.components, "vae"} | ({"audio_proj"} if config.stage != VAE else set())
     missing = sorted(needed - set(spec.parts))
     if missing:
         raise UserError(
             f"the model {spec.name} lacks {', '.join(missing)}; training starts from a whole one"
         )
     parts = {name: part.config for name, part in spec.parts.items()}
+    if config.stage == VAE:
+        return parts
     parts["reference_net"] = dataclasses.replace(parts["reference_net"], face_rows="own")
     net = dataclasses.replace(parts["diffusion_net"], reference_rows="own")
     if not config.what.moving:
@@ -35,22 +38,26 @@ def running_parts(config: TrainConfig, spec: ModelSpec) -> dict[str, Any]:
 
 def check(config: TrainConfig, parts: Mapping[str, Any], image_size: int, devices: int) -> None:
     """Raises UserError where config, networks, pictures' size and number of devices do not fit."""
-    net = parts["diffusion_net"]
     rows = config.accumulate * devices
     if config.batch_size % rows:
         raise UserError(
             f"batch_size {config.batch_size} on {devices} devices with "
             f"accumulate={config.accumulate}, expected a multiple of {rows}"
         )
-    if config.what.moving and config.drop.emotion and net.emotion_rows == net.num_emotions:
-        raise UserError(
-            "the model has no null emotion to drop labels to; set drop.emotion to 0, or start "
-            "from a model with emotion_drop_rate above 0"
-        )
     factor = parts["vae"].factor
     if image_size % factor:
         raise UserError(
             f"image_size {image_size}, expected a multiple of {factor}, a latent's pixels"
+        )
+    if config.stage == VAE:
+        if config.form != "images" or config.lora_rank:
+            raise UserError('stage vae trains on pictures, whole: set form="images", lora_rank=0')
+        return
+    net = parts["diffusion_net"]
+    if config.what.moving and config.drop.emotion and net.emotion_rows == net.num_emotions:
+        raise UserError(
+            "the model has no null emotion to drop labels to; set drop.emotion to 0, or start "
+            "from a model with emotion_drop_rate above 0"
         )
     most = net.motion.max_frames
     if config.what.moving and net.motion.position_code and config.frames > most:

@@ -9,11 +9,12 @@ samples/        videos made on the way
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -31,6 +32,7 @@ from memo_jax.train import lora
 from memo_jax.train.checkpoint import step_folder, trained_values
 from memo_jax.train.config import TrainConfig
 from memo_jax.weights import checkpoint
+from memo_jax.weights.cache import cache_folder
 from memo_jax.weights.folder import new_folder
 from memo_jax.weights.found import Found, find
 from memo_jax.weights.importing import copy_onnx, writable
@@ -38,6 +40,7 @@ from memo_jax.weights.spec import ModelSpec, read_spec
 
 PACKAGES = ("memo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 LORA = (f"/{lora.A}", f"/{lora.B}")
+TRAINED = 1  # counted up when a run's model would be made otherwise from the same files
 SHOWN = 4  # fields that differ, named in a refusal
 
 
@@ -169,7 +172,11 @@ def open_run(
 
 def is_run(path: Path) -> bool:
     """Whether `path` is a run's folder, or RUN/checkpoints/<step>."""
-    return (path / "checkpoints").is_dir() or path.parent.name == "checkpoints"
+    path = path.absolute()
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        path = path.parents[1]
+    # Unlike Path's, for names that are too long too.
+    return os.path.isdir(path / "checkpoints") and os.path.isfile(path / "model.json")
 
 
 def trained(path: Path, *, ema: bool | None = None) -> list[Found]:
@@ -203,6 +210,53 @@ def write_trained(path: Path, folder: Path, *, ema: bool | None = None) -> None:
             checkpoint.save(unfinished / one.component, *writable(one))
         copy_onnx([run.model], unfinished)
         (unfinished / "model.json").write_text(run.spec.to_json(), "utf-8")
+
+
+def run_model(path: Path, tell: Callable[[str], None]) -> Path:
+    """The native folder of what a run has made, written into the user's cache the first time.
+
+    It is found there for as long as the files of the checkpoint, and of the model that the run
+    started from, are those that they were by name, size and time of change.
+
+    Args:
+      path: a run's folder, for its newest checkpoint, or RUN/checkpoints/<step>.
+      tell: is given a line with the step that it is of.
+
+    Raises:
+      UserError: it cannot be written, and as `trained`.
+    """
+    folder = step_folder(path.absolute())
+    run = RunFolder.of(folder)
+    models = cache_folder() / "models"
+    kept = models / f"{run.path.name}-{folder.name}-{_key(run, folder)}"
+    if (kept / "model.json").is_file():
+        tell(f"{run.path} at step {folder.name}: the model in {kept}")
+        return kept
+    tell(f"{run.path} at step {folder.name}: its model is written once, and stays in {kept}")
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{models} cannot be made: {one_line(error)}; name another cache in MEMO_JAX_CACHE"
+        ) from error
+    try:
+        write_trained(folder, kept)
+    except (OSError, UserError):
+        if not (kept / "model.json").is_file():  # made by another process meanwhile
+            raise
+    return kept
+
+
+def _key(run: RunFolder, step: Path) -> str:
+    """20 hex digits that tell what a run's model is made from; large files by size and time."""
+    config = _read(run.path / "config.json")
+    low_rank = [config.get(name) for name in ("lora_rank", "lora_alpha")]
+    lines = [json.dumps([TRAINED, *low_rank]), run.spec.to_json()]
+    for file in [*sorted(step.rglob("*")), *sorted(run.model.rglob("*"))]:
+        if file.is_file():
+            stat = file.stat()
+            lines.append(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:20]
 
 
 def _merged(one: Found, values: Mapping[str, np.ndarray], scale: float) -> Found:

@@ -1,4 +1,8 @@
-"""What each stage of training trains (METHOD, "Training"; arXiv:2412.04448, section 3)."""
+"""What each stage of training trains (METHOD, "Training"; arXiv:2412.04448, section 3).
+
+Stage "vae" is ours: MEMO takes Stable Diffusion's autoencoder as it is, and a model that is made
+from nothing needs one of its own.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,6 +12,8 @@ from memo_jax.errors import UserError
 
 # A table of sines that checkpoints carry along, not a weight.
 CONSTANT = r".*/pos_encoder/pe"
+
+VAE = "vae"
 
 _MOVING_PARTS = (
     r"diffusion_net/.*/audio_modules/.*",
@@ -36,7 +42,9 @@ class Stage:
 
     @property
     def components(self) -> tuple[str, ...]:
-        """The networks that run in every step, apart from the VAE."""
+        """The networks that run in every step; the VAE apart from the others, or alone."""
+        if self.name == VAE:
+            return ("vae",)
         nets = ("reference_net", "diffusion_net", "image_proj")
         return (*nets, "audio_proj") if self.moving else nets
 
@@ -94,6 +102,7 @@ STAGES: Mapping[str, Stage] = {
             learning_rate=1e-5,
             steps=600_000,
         ),
+        Stage(VAE, (r"vae/.*",), moving=False, learning_rate=1e-4, steps=100_000),
         # The published release's script: audio and motion modules alone.
         Stage("finetune", _MOVING_PARTS, moving=True, learning_rate=1e-5, steps=10_000),
     )

@@ -56,7 +56,8 @@ class Trainer:
     def __init__(self, config: TrainConfig, spec: ModelSpec, mesh: Mesh) -> None:
         """Raises UserError where config, model and mesh do not go together."""
         self.config, self.spec, self.mesh = config, spec, mesh
-        self._names = (*config.what.components, *(("vae",) if config.form == "images" else ()))
+        pictures = ("vae",) if config.form == "images" else ()
+        self._names = tuple(dict.fromkeys((*config.what.components, *pictures)))
         self._parts = running_parts(config, spec)
         check(config, self._parts, self.image_size, mesh.size)
         dtype = jnp.dtype(config.dtype)
@@ -71,8 +72,8 @@ class Trainer:
             factors = jax.eval_shape(self._factors)
             self.trained = list(factors)
         else:
-            nets = [path for path in self.shapes if not path.startswith("vae/")]
-            self.trained = matching(f"stage {config.stage}", config.what.trains, nets)
+            learn = [path for path in self.shapes if path.split("/")[0] in config.what.components]
+            self.trained = matching(f"stage {config.stage}", config.patterns, learn)
             factors = {}
         self._reference_learns = any(
             path.startswith(("reference_net/", "image_proj/")) for path in self.trained
@@ -358,7 +359,7 @@ class Trainer:
             }
             return jax.lax.psum(total, everywhere), losses, kept, gradients
 
-        rows = jnp.arange(len(batch["face"]), dtype=jnp.int32)
+        rows = jnp.arange(self.config.batch_size, dtype=jnp.int32)
         return jax.shard_map(
             own,
             mesh=self.mesh,

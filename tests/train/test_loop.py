@@ -170,12 +170,6 @@ def test_mistakes_are_one_line(argument, message, train):
     assert "\n" not in str(refused.value)
 
 
-def test_a_run_is_no_model_to_start_from(train, tmp_path):
-    run, _ = train(steps=1)
-    with pytest.raises(UserError, match="is a run, not a model"):
-        train(f"--model={run}", f"--run={tmp_path / 'other'}", steps=1)
-
-
 @pytest.fixture(scope="module")
 def tiniest(tmp_path_factory):
     return stand_in.write_tiniest(tmp_path_factory.mktemp("samples") / "tiniest")

@@ -1,0 +1,38 @@
+"""The autoencoder of `tiny`, from nothing, on drawn faces.
+
+python tools/make_tiny.py START
+python -m memo_jax.puppets --output DATA --clips 4000 --per-identity 4 --seed 1
+python -m memo_jax.train --config configs/tiny/vae.py --data DATA --model START --run DIR
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """10,000 steps of 8 pictures; `arg` is "" or "smoke"."""
+    if arg not in ("", "smoke"):
+        raise ValueError(f"no variant {arg!r}; expected nothing or 'smoke'")
+    config = ConfigDict()
+    config.stage = "vae"
+    config.model = ""
+    config.data = ""
+    config.form = "images"
+    config.decoupled = ()
+    config.seed = 0
+    config.batch_size = 4
+    config.steps = 10_000
+    config.learning_rate = 1e-3
+    config.warmup_steps = 200
+    config.weight_decay = 0.0
+    config.grad_clip = 1.0
+    config.robust_threshold = None
+    config.ema_decay = 0.998
+    config.dtype = "float32"
+    config.kl_weight = 2e-4
+    config.edge_weight = 0.5
+    config.log_every = 50
+    config.checkpoint_every = 500
+    config.run = {"tensorboard": False}
+    if arg == "smoke":
+        config.update(model="tiny", batch_size=2, steps=2, log_every=1)
+    return config.lock()
