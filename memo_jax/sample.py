@@ -23,6 +23,7 @@ from memo_jax.pipeline import Pipeline, Run
 from memo_jax.pipeline.hearing import Hearing
 from memo_jax.pipeline.resume import Partial
 from memo_jax.pipeline.scene import Scene
+from memo_jax.train.run import is_run, run_model
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -43,7 +44,11 @@ def parser() -> argparse.ArgumentParser:
         help="any recording: wav, mp3, m4a, flac, ogg, or the sound of a video",
     )
     p.add_argument("--output", default="out.mp4", help="the video to write (.mp4, .mov, .mkv)")
-    p.add_argument("--model", default="tiny", help="a preset, a model folder, or published weights")
+    p.add_argument(
+        "--model",
+        default="tiny",
+        help="a preset, a model folder, a training run, or published weights",
+    )
     p.add_argument("--seed", type=int, default=0, help="same seed, same machine: same frames")
     p.add_argument("--steps", type=int, help="Euler steps (the model's own: 20)")
     p.add_argument("--guidance", type=float, help="strength of guidance (3.5); 1 or less is none")
@@ -82,6 +87,8 @@ def main(arguments: Sequence[str]) -> None:
     begun = time.perf_counter()
     args = with_config(parser(), arguments)
     _check(args)
+    if is_run(Path(args.model)):  # under a name that tells the step, which --resume compares
+        args.model = str(run_model(Path(args.model), _unsaid if args.quiet else _said))
     keep_compilations()
     pipe = Pipeline.load(
         args.model,
@@ -114,6 +121,14 @@ def main(arguments: Sequence[str]) -> None:
         f"{generated / frames:.3f} s/frame model, {whole / frames:.3f} s/frame end to end, "
         f"{pipe.compile_seconds:.1f} s of {whole:.1f} s compiling"
     )
+
+
+def _said(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _unsaid(line: str) -> None:
+    pass
 
 
 def _generate(
