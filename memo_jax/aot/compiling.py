@@ -44,16 +44,18 @@ class Pieces:
         kept: Path | None = None,
         *,
         mapped: bool = True,
+        total: int = 0,
     ):
         """`kept` is a folder where what was compiled once is found again; `mapped` says that the
-        pieces are of a program within `shard_map`."""
+        pieces are of a program within `shard_map`, `total` how many there will be."""
         self.kinds = 0
-        self._mapped = mapped
+        self._mapped, self._asked, self._total = mapped, 0, total
         self._mesh, self._options, self._tell, self._kept = mesh, options(effort), tell, kept
         self._known: dict[str, Compiled] = {}
 
     def __call__(self, piece: Piece) -> Compiled:
         """What the compiler says of a piece."""
+        self._asked += 1
         traced = self._traced(piece)
         # Functions that a program names by their place in memory are told apart by their text.
         text = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))
@@ -63,7 +65,8 @@ class Pieces:
             found = self._known[key] = self._found(key) or self._compiled(traced)
             self._keep(key, found)
             self._tell(
-                f"piece {self.kinds}, {piece.weight} products: {found.seconds:.1f} s, "
+                f"piece {self._asked}{f' of {self._total}' if self._total else ''}, "
+                f"{piece.weight} products: {found.seconds:.1f} s, "
                 f"{found.temporary / 2**30:.2f} GiB temporary"
             )
         return self._known[key]

@@ -12,7 +12,7 @@ from memo_jax.aot.chips import Chip
 from memo_jax.aot.compiling import Pieces, options
 from memo_jax.aot.programs import Planned, own_flops
 from memo_jax.aot.report import Report, listed
-from memo_jax.aot.slices import compose
+from memo_jax.aot.slices import compose, pieces_to_compile
 from memo_jax.errors import one_line
 
 Told = Callable[[str], None]
@@ -60,12 +60,13 @@ def in_pieces(
     mapped = names == {"shard_map"}
     if planned.mesh.size > 1 and not mapped:
         raise ValueError("only a program written for one device of many can be composed")
-    pieces = Pieces(planned.mesh, effort, tell, kept, mapped=mapped)
-    total = compose(planned.jaxpr, pieces, planned.size(), planned.donated_values())
+    total = pieces_to_compile(planned.jaxpr)
+    pieces = Pieces(planned.mesh, effort, tell, kept, mapped=mapped, total=total)
+    sums = compose(planned.jaxpr, pieces, planned.size(), planned.donated_values())
     found = count.collectives(planned.jaxpr, dict(planned.mesh.shape))
-    counted, sizes = (total.pieces, pieces.kinds), (total.peak, total.code)
+    counted, sizes = (sums.pieces, pieces.kinds), (sums.peak, sums.code)
     return _report(
-        planned, chip, begun, sizes, total.moved, found, composed=True, pieces=counted, **said
+        planned, chip, begun, sizes, sums.moved, found, composed=True, pieces=counted, **said
     )
 
 

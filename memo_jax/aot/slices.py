@@ -170,6 +170,18 @@ def compose(
     return total
 
 
+def pieces_to_compile(jaxpr: Any) -> int:
+    """How often `compose` will ask its compiler."""
+    asked: list[Piece] = []
+
+    def ask(piece: Piece) -> Compiled:
+        asked.append(piece)
+        return Compiled(0.0, 0.0, 0.0, 0.0)
+
+    compose(jaxpr, ask)
+    return len(asked)
+
+
 def _nested(eqn: Any, compile_piece: Compile) -> tuple[Composed, float]:
     (inner,) = count.inside(eqn)
     return compose(inner, compile_piece), count.repeats(eqn)

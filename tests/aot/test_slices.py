@@ -69,6 +69,14 @@ def test_what_lives_between_pieces_is_counted_at_the_worst_moment():
     assert held <= LAYERS * (gradient + activation) + 2 * activation
 
 
+def test_how_many_pieces_there_will_be_is_known_before_the_first():
+    closed, _ = traced()
+    seen = []
+    slices.compose(closed.jaxpr, lambda p: seen.append(p) or Compiled(0.0, 0.0, 0.0, 0.0))
+    assert len(seen) > LAYERS
+    assert slices.pieces_to_compile(closed.jaxpr) == len(seen)
+
+
 def test_a_results_padding_is_carried_on():
     closed, _ = traced()
     plain = slices.compose(closed.jaxpr, lambda p: Compiled(0.0, 0.0, 0.0, 0.0)).peak
