@@ -51,6 +51,8 @@ def restore(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndar
     tree = _metadata(path)
     if names is not None:
         tree = _nested({name: _at(tree, name) for name in names})
+    if not tree:  # of which Orbax makes a mistake
+        return {}
     on_host = ocp.RestoreArgs(restore_type=np.ndarray)
     arguments = ocp.args.PyTreeRestore(
         tree, restore_args=jax.tree.map(lambda _: on_host, tree), partial_restore=True
