@@ -75,6 +75,17 @@ def test_it_is_written_once_and_found_again(cache, said, tmp_path):
     assert said[1] == f"{run.path} at step 7: the model in {first}"
 
 
+def test_a_component_of_which_everything_was_trained(cache, said, tmp_path):
+    run = begin(tmp_path)
+    (net,) = [one for one in find(TINY) if one.component == "image_proj"]
+    values = {
+        f"image_proj/{path}": np.full(leaf.shape, 0.5, np.float32)
+        for path, leaf in net.shapes.items()
+    }
+    save(run, 1, values)
+    assert (bias(run_model(run.path, said.append)) == 0.5).all()
+
+
 def test_a_later_checkpoint_and_another_of_the_same_step_are_other_models(cache, said, tmp_path):
     run = begin(tmp_path)
     save(run, 3, {BIAS: np.full(128, 1.0, np.float32)})
