@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """10,000 steps of 8 pictures; `arg` is "" or "smoke"."""
+    """40,000 steps of 4 pictures; `arg` is "" or "smoke"."""
     if arg not in ("", "smoke"):
         raise ValueError(f"no variant {arg!r}; expected nothing or 'smoke'")
     config = ConfigDict()
@@ -19,19 +19,19 @@ def get_config(arg: str = "") -> ConfigDict:
     config.form = "images"
     config.decoupled = ()
     config.seed = 0
-    config.batch_size = 4
-    config.steps = 10_000
-    config.learning_rate = 1e-3
+    config.batch_size = 2
+    config.steps = 40_000
+    config.learning_rate = 2e-3
     config.warmup_steps = 200
     config.weight_decay = 0.0
     config.grad_clip = 1.0
     config.robust_threshold = None
-    config.ema_decay = 0.998
+    config.ema_decay = 0.999
     config.dtype = "float32"
-    config.kl_weight = 2e-4
+    config.kl_weight = 1e-3
     config.edge_weight = 0.5
-    config.log_every = 50
-    config.checkpoint_every = 500
+    config.log_every = 100
+    config.checkpoint_every = 1000
     config.run = {"tensorboard": False}
     if arg == "smoke":
         config.update(model="tiny", batch_size=2, steps=2, log_every=1)
