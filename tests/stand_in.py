@@ -221,7 +221,7 @@ class StandIn:
             "loss_unfiltered": loss,
             "dropped": jnp.zeros((), jnp.int32),
             "kept": jnp.asarray(len(losses)),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "lr": jnp.asarray(self.config.rate),
             "losses": losses,
             "finite": jnp.isfinite(loss),

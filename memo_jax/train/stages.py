@@ -102,8 +102,8 @@ STAGES: Mapping[str, Stage] = {
             learning_rate=1e-5,
             steps=600_000,
         ),
-        Stage(VAE, (r"vae/.*",), moving=False, learning_rate=1e-4, steps=100_000),
         # The published release's script: audio and motion modules alone.
         Stage("finetune", _MOVING_PARTS, moving=True, learning_rate=1e-5, steps=10_000),
+        Stage(VAE, (r"vae/.*",), moving=False, learning_rate=1e-4, steps=100_000),
     )
 }

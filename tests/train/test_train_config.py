@@ -28,7 +28,7 @@ def test_what_the_stage_says_holds_unless_told():
     [
         ({"learnig_rate": 1}, "no field learnig_rate; did you mean learning_rate"),
         ({"drop": {"sound": 0.1}}, "no field drop.sound"),
-        ({"xyzzy": 1}, "there are stage, model"),
+        ({"xyzzy": 1}, "there are stage, trains, model"),
         ({"stage": "3"}, "expected one of 1, 2a, 2b, finetune"),
         ({"batch_size": "many"}, "batch_size is 'many', expected int"),
         ({"batch_size": True}, "expected int"),
