@@ -3,6 +3,8 @@ the TPU compiler is installed."""
 
 import importlib.util
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ import pytest
 from memo_jax import config as configs
 from memo_jax import plan
 from memo_jax.aot import worker
-from memo_jax.aot.chips import chip_of
+from memo_jax.aot.chips import CHIPS, chip_of
 from memo_jax.aot.report import Report
 from memo_jax.errors import UserError
 from memo_jax.weights.spec import ModelSpec, Part
@@ -180,6 +182,43 @@ def test_a_topology_that_is_not_made_is_told(config, monkeypatch, tmp_path):
     monkeypatch.setenv("MEMO_JAX_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"v5e:3x5.*expected a shape that is made"):
         plan.main(["--topology", "v5e:3x5", "--config", config, "--model", "tiny"])
+
+
+REFUSED = """
+import sys
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from memo_jax.aot.chips import described
+
+for topology in sys.argv[1:]:
+    mesh = Mesh(np.array(described(topology)), ("x",))
+    here = NamedSharding(mesh, PartitionSpec())
+    x = jax.ShapeDtypeStruct((2**19, 2**17), "bfloat16", sharding=here)  # 128 GiB
+    try:
+        jax.jit(lambda x: x @ x.T @ x).trace(x).lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        print(topology, " ".join(str(error).split()))
+"""
+
+
+@needs_libtpu
+@pytest.mark.timeout(900)
+def test_what_a_chip_leaves_to_programs_is_what_the_compiler_says():
+    made = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2", "tpu7x": "2x2x1"}
+    assert set(made) == {chip.name for chip in CHIPS}
+    topologies = [f"{name}:{shape}" for name, shape in made.items()]
+    said = subprocess.run(
+        [sys.executable, "-c", REFUSED, *topologies],
+        env={**os.environ, **worker.ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    for topology, line in zip(topologies, said, strict=True):
+        found = re.search(r"available HBM \((\d+\.\d+)G\)", line)
+        assert found is not None, line
+        assert chip_of(topology).usable == float(found[1]) * GIB, topology
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,8 @@ class Chip:
       devices: that JAX sees in one chip; all other numbers are of the whole chip.
       tflops: peak in bfloat16.
       hbm: GiB of memory; bandwidth: of it, GB/s.
+      left: GiB of one device's memory that programs can have, as the compiler's refusals say; the
+        rest is the runtime's. Not published.
       ici: what it sends to its neighbours over all links, GB/s.
       source: where the numbers are published.
     """
@@ -32,24 +34,25 @@ class Chip:
     devices: int
     tflops: float
     hbm: float
+    left: float
     bandwidth: float
     ici: float
     source: str
 
     @property
     def usable(self) -> float:
-        """Bytes of one device's memory that programs can have: the runtime keeps a quarter GiB."""
-        return (self.hbm / self.devices - 0.25) * 2**30
+        """Bytes of one device's memory that programs can have."""
+        return self.left * 2**30
 
 
 _DOCS = "https://docs.cloud.google.com/tpu/docs"
 
 CHIPS = (
-    Chip("v4", "TPU v4", 2, 275, 32, 1200, 268, f"{_DOCS}/v4"),
-    Chip("v5e", "TPU v5 lite", 1, 197, 16, 800, 200, f"{_DOCS}/v6e"),
-    Chip("v5p", "TPU v5", 1, 459, 95, 2765, 600, f"{_DOCS}/v5p"),
-    Chip("v6e", "TPU v6 lite", 1, 918, 32, 1600, 400, f"{_DOCS}/v6e"),
-    Chip("tpu7x", "TPU7x", 2, 2307, 192, 7380, 600, f"{_DOCS}/tpu7x"),
+    Chip("v4", "TPU v4", 2, 275, 32, 15.25, 1200, 268, f"{_DOCS}/v4"),
+    Chip("v5e", "TPU v5 lite", 1, 197, 16, 15.75, 800, 200, f"{_DOCS}/v6e"),
+    Chip("v5p", "TPU v5", 1, 459, 95, 95.74, 2765, 600, f"{_DOCS}/v5p"),
+    Chip("v6e", "TPU v6 lite", 1, 918, 32, 31.25, 1600, 400, f"{_DOCS}/v6e"),
+    Chip("tpu7x", "TPU7x", 2, 2307, 192, 94.75, 7380, 600, f"{_DOCS}/tpu7x"),
 )
 
 
