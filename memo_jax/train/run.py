@@ -357,6 +357,11 @@ def check_data(layout: Layout, spec: ModelSpec, config: TrainConfig) -> None:
         "values of a face": (layout.face, configs["image_proj"].embedding_dim),
         "emotions": (layout.emotions, spec.emotions),
     }
+    if config.form == "latents" and layout.latents is None:
+        raise UserError(
+            "the data set has no latents; store them with python -m memo_jax.train.latents, or set "
+            'form="images" to encode its pictures as they come'
+        )
     if config.form == "latents":
         expected = side, side, configs["vae"].latent_channels
         pairs["latents (h, w, c)"] = layout.latents, expected

@@ -104,6 +104,14 @@ def test_data_of_another_model_is_refused_with_all_that_differs(tmp_path):
         check_data(other, spec, TrainConfig())
 
 
+def test_data_without_latents_is_refused_with_the_way_to_them(tmp_path):
+    layout = Store(stand_in.write_data(tmp_path / "data", 2)).layout
+    pictures = dataclasses.replace(layout, latents=None)
+    with pytest.raises(UserError, match=r"memo_jax\.train\.latents, or set form"):
+        check_data(pictures, read_spec(TINY), TrainConfig())
+    check_data(pictures, read_spec(TINY), TrainConfig(form="images"))
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run with one checkpoint, of which `ema` is another array."""
