@@ -1,0 +1,1 @@
+"""Training of `memo_jax.puppets.readers` on drawn pictures, and what it reaches."""
