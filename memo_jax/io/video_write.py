@@ -27,6 +27,8 @@ FORMATS = {".mp4": ("mp4", True), ".mov": ("mov", True), ".mkv": ("matroska", Fa
 # Units per second in which mp4 states lengths: FFmpeg's own 1000 is coarser than a sample.
 MOVIE_TIMESCALE = 48000
 
+MACROBLOCK = 16  # pixels, the side of the blocks that h264 codes
+
 # Chunks of frames that wait for the encoder before `write` blocks.
 WAITING = 2
 
@@ -178,6 +180,10 @@ class VideoWriter:
         stream = self._output.add_stream("libx264", rate=self.fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": str(self._crf), "preset": "medium"}
+        if -(-width // MACROBLOCK) % 8:
+            # x264's macroblock tree works in steps of 8 and reads what lies behind a shorter row:
+            # the same frames would give another file each time.
+            stream.options |= {"x264-params": "mbtree=0"}
         context = stream.codec_context
         context.time_base = 1 / self.fps
         # PyAV's choice, threads by slices, gives one of two files for the same frames, by chance.

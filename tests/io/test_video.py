@@ -1,5 +1,8 @@
 """Written videos: exact frames, exact length, the original sound, whole or not at all."""
 
+import os
+import subprocess
+import sys
 import threading
 from fractions import Fraction
 
@@ -259,3 +262,29 @@ def test_reading_mistakes_are_told(tmp_path, speech):
             read(speech)
         with pytest.raises(UserError, match="does not exist"):
             read(tmp_path / "no.mp4")
+
+
+WRITE = """
+import sys
+import numpy as np
+from memo_jax.io.video import VideoWriter
+height, width = 64, int(sys.argv[1])
+drift = np.cumsum(np.random.default_rng(0).normal(scale=8, size=(120, 400, 3)), 1) % 256
+frames = np.stack([drift[k : k + height, 2 * k : 2 * k + width] for k in range(12)])
+with VideoWriter(sys.argv[2], width, height, 25) as writer:
+    writer.write(frames.astype(np.uint8))
+"""
+
+
+@pytest.mark.parametrize("width", [64, 128, 200])
+def test_same_frames_same_file_whatever_the_memory_held(tmp_path, width):
+    """The encoder once read behind its rows: what lay there (set here by the C library's own
+    switch, where it has one) was to be seen in the file."""
+    files = []
+    for held in (0, 85, 170):
+        path = tmp_path / f"{held}.mp4"
+        environment = os.environ | {"MALLOC_PERTURB_": str(held)}
+        command = [sys.executable, "-c", WRITE, str(width), str(path)]
+        subprocess.run(command, env=environment, check=True)
+        files.append(path.read_bytes())
+    assert files[0] == files[1] == files[2]
