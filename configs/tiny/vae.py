@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """40,000 steps of 4 pictures; `arg` is "" or "smoke"."""
+    """16,000 steps of 4 pictures; `arg` is "" or "smoke"."""
     if arg not in ("", "smoke"):
         raise ValueError(f"no variant {arg!r}; expected nothing or 'smoke'")
     config = ConfigDict()
@@ -20,13 +20,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.decoupled = ()
     config.seed = 0
     config.batch_size = 2
-    config.steps = 40_000
+    config.steps = 16_000
     config.learning_rate = 2e-3
     config.warmup_steps = 200
+    config.decay_steps = 8_000
     config.weight_decay = 0.0
     config.grad_clip = 1.0
     config.robust_threshold = None
-    config.ema_decay = 0.999
+    config.ema_decay = 0.995
     config.dtype = "float32"
     config.kl_weight = 1e-4
     config.edge_weight = 0.5

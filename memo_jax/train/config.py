@@ -49,8 +49,8 @@ class TrainConfig(Config):
     How:
       batch_size: samples of one update, over all processes; accumulate: into how many parts,
         computed one after the other, it is cut.
-      steps, learning_rate: None is the stage's own. The rate rises linearly over `warmup_steps`
-        and is constant then.
+      steps, learning_rate: None is the stage's own. The rate rises linearly over `warmup_steps`,
+        is constant then, as the paper has it, and falls linearly to 0 over the last `decay_steps`.
       optimizer: "adamw", or "adafactor", whose state is a small part of that.
       grad_clip: of the gradients' global norm; ema_decay: None keeps no average of the weights.
       robust_threshold: samples whose loss exceeds it are left out of the mean; None keeps all.
@@ -83,6 +83,7 @@ class TrainConfig(Config):
     steps: int | None = None
     learning_rate: float | None = None
     warmup_steps: int = 0
+    decay_steps: int = 0
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     beta1: float = 0.9
     beta2: float = 0.999
@@ -122,9 +123,9 @@ class TrainConfig(Config):
             raise UserError(f"stage {self.stage!r}, expected one of {', '.join(STAGES)}")
         for name in ("frames", "batch_size", "accumulate", "encode_frames", "fsdp_axis", "keep"):
             _in_range(name, getattr(self, name), 1)
-        for name in ("warmup_steps", "weight_decay", "lora_rank", "data_axis", "seed"):
+        for name in ("warmup_steps", "decay_steps", "weight_decay", "lora_rank", "data_axis"):
             _in_range(name, getattr(self, name), 0)
-        for name in ("kl_weight", "edge_weight"):
+        for name in ("seed", "kl_weight", "edge_weight"):
             _in_range(name, getattr(self, name), 0)
         for name in ("image_size", "steps", "learning_rate", "grad_clip", "epsilon"):
             _in_range(name, getattr(self, name), 0, open_low=True)

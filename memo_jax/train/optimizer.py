@@ -14,12 +14,16 @@ _FACTORED_FROM = 32
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """Update number -> rate: linear warm-up, then constant."""
+    """Update number -> rate: linear warm-up, constant, linear decay to 0 at the run's end."""
 
     def rate(step: Any) -> Any:
-        if not config.warmup_steps:
-            return config.rate + 0.0 * step
-        return config.rate * jax.numpy.minimum((step + 1.0) / config.warmup_steps, 1.0)
+        share = 1.0 + 0.0 * step
+        if config.warmup_steps:
+            share = jax.numpy.minimum(share, (step + 1.0) / config.warmup_steps)
+        if config.decay_steps:
+            left = (config.total_steps - step) / config.decay_steps
+            share = jax.numpy.clip(left, 0.0, share)
+        return config.rate * share
 
     return rate
 

@@ -52,6 +52,12 @@ def test_the_rate_rises_and_stays():
     assert float(optimizer.learning_rate(TrainConfig(stage="2b"))(jnp.int32(0))) == np.float32(1e-5)
 
 
+def test_the_rate_falls_to_nothing_at_the_end():
+    config = TrainConfig(learning_rate=4.0, warmup_steps=2, decay_steps=4, steps=8)
+    rate = optimizer.learning_rate(config)
+    assert [float(rate(jnp.int32(step))) for step in range(9)] == [2, 4, 4, 4, 4, 3, 2, 1, 0]
+
+
 def size(state):
     return sum(leaf.size for leaf in jax.tree.leaves(state))
 
