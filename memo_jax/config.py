@@ -21,6 +21,7 @@ MemoryDecay = Literal["released", "paper"]
 KeyActivation = Literal["frames", "features"]
 Rows = Literal["mixed", "own"]
 MotionKind = Literal["linear", "softmax"]
+AudioAttention = Literal["joint", "cross"]
 
 
 class Config:
@@ -259,6 +260,9 @@ class DiffusionNetConfig(UNetConfig):
     sample n mod b. `motion_resolutions` are the scales (latent pixels per feature) of the levels
     that have motion modules, `mid_motion` whether the middle has one. Without audio and motion
     modules the net sees frame by frame, which is how training begins.
+
+    `audio_attention`: "joint" over video and audio tokens; "cross" lets video tokens read audio
+    tokens that never change, the paper's baseline.
     """
 
     out_channels: int = 4
@@ -267,6 +271,7 @@ class DiffusionNetConfig(UNetConfig):
     num_emotions: int = NUM_EMOTIONS
     norm_per_frame: bool = True
     audio_modules: bool = True
+    audio_attention: AudioAttention = "joint"
     motion: MotionConfig = dataclasses.field(default_factory=MotionConfig)
     motion_resolutions: tuple[int, ...] = (1, 2, 4, 8)
     mid_motion: bool = True
@@ -456,7 +461,9 @@ class SamplerConfig(Config):
 
     `image_size` is the side of the generated square in pixels, `fps` frames per second,
     `past_frames` how many generated frames the next clip remembers, `first_past_frames` how often
-    the portrait stands in for them in the first clip. Switches: `null_audio` is what guidance's
+    the portrait stands in for them in the first clip. `memory`: "long" remembers all frames since
+    the first; "past" only the past frames, so that what went before them is forgotten; "none" makes
+    each clip from the portrait alone. Switches: `null_audio` is what guidance's
     null branch hears ("zeros" after the projection as released, or the "projected" zeros that
     training uses); `audio_padding` and `emotion_times` are "released" or sample-"exact".
     """
@@ -468,6 +475,7 @@ class SamplerConfig(Config):
     first_past_frames: int = 16
     steps: int = 20
     guidance: float = 3.5
+    memory: Literal["long", "past", "none"] = "long"
     null_audio: Literal["zeros", "projected"] = "projected"
     audio_padding: Literal["released", "exact"] = "exact"
     emotion_times: Literal["released", "exact"] = "exact"

@@ -188,7 +188,10 @@ def clip(
     inputs: ClipInputs,
 ) -> tuple[Carry, Float[Array, "b f H W 3"]]:
     """One clip: ((memory, past), inputs) -> ((memory', past'), frames)."""
-    clip_condition = condition(generator, portrait, carry.past, carry.memory)
+    before = None if sampler.memory == "past" else carry.memory
+    clip_condition = condition(generator, portrait, carry.past, before)
+    if sampler.memory == "none":
+        clip_condition = clip_condition.replace(memory=carry.memory)  # empty, and stays so
     noise = inputs.noise
     if noise is None:
         b, f = inputs.audio.shape[:2]

@@ -139,6 +139,51 @@ class AudioBlock(nnx.Module):
         return video, audio + self.audio_ff(normed(self.audio_norm3, audio))
 
 
+class CrossBlock(nnx.Module):
+    """The baseline of the paper's ablation: video queries read the frame's audio tokens in a cross
+    attention, and the tokens stay as they are from module to module.
+
+    It has the names of `AudioBlock` for what they have in common, and like it takes the labels of
+    four emotion norms, of which it reads the video's two.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        audio_dim: int,
+        heads: int,
+        emotion_rows: int,
+        *,
+        dtype: Dtype,
+        rngs: Rngs,
+    ):
+        self.norm1 = EmoAdaNorm(width, emotion_rows, dtype=dtype, rngs=rngs)
+        self.attn1 = Attention(width, width, heads, dtype=dtype, rngs=rngs)
+        self.norm2 = EmoAdaNorm(width, emotion_rows, dtype=dtype, rngs=rngs)
+        self.attn2 = Attention(width, audio_dim, heads, dtype=dtype, rngs=rngs)
+        self.norm3 = layer_norm(width, rngs=rngs)
+        self.ff = FeedForward(width, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        video: Float[Array, "b f s c"],
+        audio: Float[Array, "b f m a"],
+        emotion: Int[Array, "b norms"],
+    ) -> Float[Array, "b f s c"]:
+        """The video stream."""
+        own = rearrange(self.norm1(video, emotion[:, 0]), "b f s c -> (b f) s c")
+        out = rearrange(self.attn1.over_self(own), "(b f) s c -> b f s c", b=len(video))
+        video = video + out
+        asks = self.attn2.queries(self.norm2(video, emotion[:, 2]))
+        keys, values = self.attn2.keys_values(audio)
+        asks, keys, values = (
+            rearrange(x, "b f n heads d -> (b f) n heads d") for x in (asks, keys, values)
+        )
+        heard = self.attn2.out(attend(asks, keys, values))
+        video = video + rearrange(heard, "(b f) s c -> b f s c", b=len(video))
+        return video + self.ff(normed(self.norm3, video))
+
+
 class AudioModule(nnx.Module):
     """An audio block between group norm and projections (manifest: `audio_modules.*`).
 
@@ -154,15 +199,19 @@ class AudioModule(nnx.Module):
         groups: int,
         emotion_rows: int,
         *,
+        joint: bool = True,
         final: bool = False,
         dtype: Dtype,
         rngs: Rngs,
     ):
         self.norm = group_norm(width, groups, 1e-6, rngs=rngs)
         self.proj_in = linear(width, inner, dtype=dtype, rngs=rngs)
-        block = AudioBlock(
-            inner, audio_dim, heads, emotion_rows, final=final, dtype=dtype, rngs=rngs
-        )
+        shape = inner, audio_dim, heads, emotion_rows
+        block: AudioBlock | CrossBlock
+        if joint:
+            block = AudioBlock(*shape, final=final, dtype=dtype, rngs=rngs)
+        else:
+            block = CrossBlock(*shape, dtype=dtype, rngs=rngs)
         self.transformer_blocks = nnx.List([block])
         self.proj_out = linear(inner, width, zero=True, dtype=dtype, rngs=rngs)
 
@@ -172,9 +221,16 @@ class AudioModule(nnx.Module):
         audio: Float[Array, "b f m a"],
         emotion: Int[Array, "b norms"],
     ) -> tuple[Float[Array, "b f h w c"], Float[Array, "b f m a"] | None]:
-        """The video stream, and the audio tokens for the next module (None after the last)."""
+        """The video stream, and the audio tokens for the next module (None after the last joint
+        one)."""
         h = rearrange(self.proj_in(normed_frames(self.norm, x)), "b f h w c -> b f (h w) c")
-        h, audio_out = self.transformer_blocks[0](h, audio, emotion)
+        block = self.transformer_blocks[0]
+        if isinstance(block, CrossBlock):
+            h = block(h, audio, emotion)
+        else:
+            h, audio_out = block(h, audio, emotion)
         x = x + rearrange(self.proj_out(h), "b f (h w) c -> b f h w c", h=x.shape[2])
+        if isinstance(block, CrossBlock):
+            return x, audio
         # A second residual round the whole block, on top of the block's own: as released.
         return x, None if audio_out is None else audio_out + audio

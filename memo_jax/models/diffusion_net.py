@@ -200,6 +200,7 @@ def _audio(
         config.num_heads,
         config.norm_num_groups,
         config.emotion_rows,
+        joint=config.audio_attention == "joint",
         final=final,
         **kwargs,
     )

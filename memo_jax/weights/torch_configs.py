@@ -47,6 +47,8 @@ def not_in_torch(component: str, config: Any) -> list[str]:
             f"diffusion_net.{name}=False" for name in ("audio_modules", "mid_motion")
             if not getattr(config, name)
         ]  # fmt: skip
+        if config.audio_attention != "joint":
+            lost.append(f"diffusion_net.audio_attention={config.audio_attention!r}")
     return lost
 
 

@@ -271,3 +271,21 @@ def test_two_samples_are_two_times_one(start, roll):
         _, alone = in_chunks(roll, *start(image, face), inputs, 1)
         assert relative_error(alone, both[:, row]) <= 1e-5
     assert relative_error(both[:, 0], both[:, 1]) > 1e-2
+
+
+@pytest.mark.parametrize("memory", ["long", "past", "none"])
+def test_what_is_remembered(generator, start, compiled, memory):
+    """Frames of a clip after other memories, and after other past frames."""
+    sampler = dataclasses.replace(SAMPLER, memory=memory)
+    roll = compiled(generator, lambda generator, *args: sampling.rollout(generator, sampler, *args))
+    image, face, inputs = given(clips=1)
+    portrait, carry = start(image, face)
+    after, frames = roll(portrait, KEY, carry, inputs)
+    fuller = carry.replace(memory=jax.tree.map(lambda leaf: leaf + 1, carry.memory))
+    other = carry.replace(past=1 - carry.past)
+    _, of_fuller = roll(portrait, KEY, fuller, inputs)
+    _, of_other = roll(portrait, KEY, other, inputs)
+    assert np.array_equal(of_fuller, frames) == (memory == "past")
+    assert np.array_equal(of_other, frames) == (memory == "none")
+    kept = [np.array_equal(leaf, 0 * leaf) for leaf in jax.tree.leaves(after.memory)]
+    assert all(kept) == (memory == "none")

@@ -1,12 +1,17 @@
 """The emotion-aware audio block against recorded outputs."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from einops import rearrange
+from flax import nnx
 from golden_case import relative_error
 
+from memo_jax.config import DiffusionNetConfig
 from memo_jax.models.audio_attention import NORMS_PER_MODULE, AudioBlock, AudioModule
+from memo_jax.models.diffusion_net import DiffusionNet
+from memo_jax.weights.components import to_torch
 from memo_jax.weights.tables.unet import AUDIO_BLOCK
 
 EMOTION_ROWS = 10  # nine classes and the null class
@@ -75,21 +80,37 @@ def inputs():
 
 
 @pytest.fixture(scope="module")
-def run(random_module, compiled):
-    return compiled(
-        random_module(
-            lambda rngs: AudioModule(
-                width=32,
-                inner=16,
-                audio_dim=12,
-                heads=2,
-                groups=8,
-                emotion_rows=EMOTION_ROWS,
-                dtype=jnp.float32,
-                rngs=rngs,
+def module(random_module, compiled):
+    """`module(joint)`: the compiled module."""
+
+    def module(joint):
+        return compiled(
+            random_module(
+                lambda rngs: AudioModule(
+                    width=32,
+                    inner=16,
+                    audio_dim=12,
+                    heads=2,
+                    groups=8,
+                    emotion_rows=EMOTION_ROWS,
+                    joint=joint,
+                    dtype=jnp.float32,
+                    rngs=rngs,
+                )
             )
         )
-    )
+
+    return module
+
+
+@pytest.fixture(scope="module")
+def run(module):
+    return module(True)
+
+
+@pytest.fixture(scope="module")
+def run_cross(module):
+    return module(False)
 
 
 @pytest.mark.parametrize("norm", range(NORMS_PER_MODULE))
@@ -113,3 +134,40 @@ def test_frames_do_not_mix(run, inputs):
     for whole, other in ((video, other_video), (audio, other_audio)):
         difference = np.abs(np.asarray(whole) - np.asarray(other))
         assert difference[:, 0].max() == difference[:, 2].max() == 0 < difference[:, 1].max()
+
+
+def test_cross_attention_reads_the_audio_and_leaves_it(run_cross, inputs):
+    labels = np.zeros((2, NORMS_PER_MODULE), np.int32)
+    video, audio = run_cross(*inputs, labels)
+    assert np.array_equal(audio, inputs[1])
+    louder = inputs[1].copy()
+    louder[0, 1] *= 2
+    other, _ = run_cross(inputs[0], louder, labels)
+    difference = np.abs(np.asarray(video) - np.asarray(other)).max(axis=(2, 3, 4))
+    assert difference[0, 1] > 1e-4
+    difference[0, 1] = 0
+    assert not difference.any()
+
+
+@pytest.mark.parametrize(("norm", "heard"), [(0, True), (1, False), (2, True), (3, False)])
+def test_cross_attention_has_the_videos_norms(run_cross, inputs, norm, heard):
+    labels = np.zeros((2, NORMS_PER_MODULE), np.int32)
+    other = labels.copy()
+    other[1, norm] = 9
+    (video, _), (other_video, _) = run_cross(*inputs, labels), run_cross(*inputs, other)
+    assert np.array_equal(video[0], other_video[0])
+    assert (relative_error(other_video[1], video[1]) > 1e-4) == heard
+
+
+def test_every_parameter_of_cross_attention_has_a_name(random_module):
+    unet = {"block_out_channels": (32, 32), "down_attention": (True, False), "num_heads": 2}
+    unet |= {"up_attention": (False, True), "layers_per_block": 1, "norm_num_groups": 8}
+    config = DiffusionNetConfig(
+        **unet, cross_attention_dim=8, audio_attention_dim=8, audio_attention="cross"
+    )
+    net = random_module(lambda rngs: DiffusionNet(config, rngs=rngs))
+    tensors = to_torch("diffusion_net", net)
+    assert not any("add_k_proj" in name or "audio_norm" in name for name in tensors)
+    assert sum(t.size for t in tensors.values()) == sum(
+        leaf.size for leaf in jax.tree.leaves(nnx.state(net))
+    )
