@@ -1,11 +1,15 @@
-"""Makes the bundled preset `tiny`: the real architecture at 64 x 64 pixels, from a seed.
+"""Makes `tiny` as its training starts: the real architecture at 64 x 64 pixels, from a seed.
 
-    python tools/make_tiny.py memo_jax/assets/models/tiny
+    python tools/make_tiny.py START
+    python tools/make_tiny.py CROSS --audio-attention cross --keep RUN
 
-The weights are as initialised: nothing is trained.
+The first is as initialised. The second is a variant for an ablation, with every parameter that a
+trained model or a run has too.
 """
 
 import argparse
+import dataclasses
+import sys
 from pathlib import Path
 
 import jax
@@ -14,6 +18,7 @@ from flax import nnx
 
 from memo_jax.audio.logmel import LogMelConfig
 from memo_jax.config import (
+    AudioAttention,
     AudioProjectionConfig,
     DiffusionNetConfig,
     ImageProjectionConfig,
@@ -22,9 +27,11 @@ from memo_jax.config import (
     SamplerConfig,
     VAEConfig,
 )
-from memo_jax.weights.build import CountingRngs
-from memo_jax.weights.components import COMPONENTS
+from memo_jax.train.run import is_run, run_model
+from memo_jax.weights.build import CountingRngs, flatten
+from memo_jax.weights.components import COMPONENTS, assemble
 from memo_jax.weights.folder import Model, write_model
+from memo_jax.weights.sources import load_model
 from memo_jax.weights.spec import ModelSpec, Part
 
 LOG_MEL = LogMelConfig()
@@ -65,10 +72,14 @@ CONFIGS = {
 SAMPLER = SamplerConfig(image_size=64, fps=25, steps=10)
 
 
-def make(seed: int) -> Model:
+def make(seed: int, audio_attention: AudioAttention = "joint") -> Model:
     """The preset with fresh weights, stored in bfloat16 but for norms and biases."""
+    configs = dict(CONFIGS)
+    configs["diffusion_net"] = dataclasses.replace(
+        CONFIGS["diffusion_net"], audio_attention=audio_attention
+    )
     modules = {}
-    for i, (name, config) in enumerate(CONFIGS.items()):
+    for i, (name, config) in enumerate(configs.items()):
         rngs = CountingRngs(jax.random.fold_in(jax.random.key(seed), i))
         module = COMPONENTS[name].module(config, rngs=rngs)
         graphdef, state = nnx.split(module)
@@ -78,7 +89,7 @@ def make(seed: int) -> Model:
         )
         modules[name] = nnx.merge(graphdef, small)
     origin = f"initialised with seed {seed} by tools/make_tiny.py; not trained"
-    parts = {name: Part(config, origin, "Apache-2.0") for name, config in CONFIGS.items()}
+    parts = {name: Part(config, origin, "Apache-2.0") for name, config in configs.items()}
     spec = ModelSpec(
         name="tiny",
         sampler=SAMPLER,
@@ -90,13 +101,41 @@ def make(seed: int) -> Model:
     return Model(spec, modules)
 
 
+def keep(model: Model, source: str) -> tuple[Model, int, int]:
+    """`model` with the parameters of another that have the same place and shape; how many values
+    those are, and how many stay as they were."""
+    path = Path(source)
+    other = load_model(run_model(path, _say) if is_run(path) else source, jnp.float32)
+    modules, kept, fresh = {}, 0, 0
+    for name, module in model.modules.items():
+        graphdef, state = nnx.split(module)
+        values, theirs = flatten(state), flatten(nnx.state(other.modules[name]))
+        for place, value in values.items():
+            if place in theirs and theirs[place].shape == value.shape:
+                values[place] = theirs[place]
+                kept += value.size
+            else:
+                fresh += value.size
+        modules[name] = assemble(graphdef, values)
+    return Model(model.spec, modules), kept, fresh
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where to write; must not exist")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--audio-attention", choices=["joint", "cross"], default="joint")
+    parser.add_argument("--keep", help="a model or a run whose parameters are taken where they fit")
     args = parser.parse_args()
-    model = make(args.seed)
+    model = make(args.seed, args.audio_attention)
+    if args.keep:
+        model, kept, fresh = keep(model, args.keep)
+        print(f"{kept / 1e6:.2f} M parameters of {args.keep}, {fresh / 1e6:.2f} M as initialised")
     write_model(args.folder, model)
     leaves = [leaf for m in model.modules.values() for leaf in jax.tree.leaves(nnx.state(m))]
     print(f"{args.folder}: {sum(leaf.size for leaf in leaves) / 1e6:.2f} M parameters")

@@ -5,11 +5,13 @@ python -m memo_jax.train --config configs/tiny/stage2b.py --data LATENTS --model
 
 from ml_collections import ConfigDict
 
+VARIANTS = ("", "coupled", "fixed", "smoke")
+
 
 def get_config(arg: str = "") -> ConfigDict:
-    """6,000 steps of 4 clips; `arg` is "" or "smoke"."""
-    if arg not in ("", "smoke"):
-        raise ValueError(f"no variant {arg!r}; expected nothing or 'smoke'")
+    """6,000 steps of 4 clips; `arg` is one of `VARIANTS`."""
+    if arg not in VARIANTS:
+        raise ValueError(f"no variant {arg!r}; expected one of {VARIANTS}")
     config = ConfigDict()
     config.stage = "2b"
     config.model = ""
@@ -31,6 +33,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.log_every = 50
     config.checkpoint_every = 500
     config.run = {"tensorboard": False}
+    if arg == "coupled":  # the portrait is of the same clip: the ablation of decoupling
+        config.decoupled = ()
+    if arg == "fixed":  # the ablation of dynamic past frames
+        config.past_frames = (16,)
     if arg == "smoke":
         config.update(model="tiny", batch_size=2, steps=2, log_every=1)
         config.update(frames=2, past_frames=(2,))

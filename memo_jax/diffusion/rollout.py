@@ -191,7 +191,8 @@ def clip(
     before = None if sampler.memory == "past" else carry.memory
     clip_condition = condition(generator, portrait, carry.past, before)
     if sampler.memory == "none":
-        clip_condition = clip_condition.replace(memory=carry.memory)  # empty, and stays so
+        # Empty, and stays so.
+        clip_condition = ClipCondition(clip_condition.features, carry.memory)
     noise = inputs.noise
     if noise is None:
         b, f = inputs.audio.shape[:2]

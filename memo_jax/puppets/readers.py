@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 from safetensors.numpy import save
 
 from memo_jax.errors import UserError
-from memo_jax.models.layers import conv, group_norm, linear
+from memo_jax.models.layers import conv, group_norm, linear, normed
 from memo_jax.models.types import Rngs
 from memo_jax.puppets.emotion import SHOWN, number
 from memo_jax.weights import build
@@ -81,7 +81,7 @@ class Step(nnx.Module):
         self.norm = group_norm(c_out, 8, 1e-5, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
-        return jax.nn.relu(self.norm(self.conv(x)))
+        return jax.nn.relu(normed(self.norm, self.conv(x)))
 
 
 class Seen(NamedTuple):

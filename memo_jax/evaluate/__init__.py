@@ -1,0 +1,1 @@
+"""Figures of generated videos: suites that generate them, read them and compare variants."""

@@ -1,0 +1,147 @@
+"""The studies of the puppet suite: what is asked of which variant of the model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from memo_jax.puppets.espeak import SENTENCES
+
+MAIN = "main"  # the name of the model under test
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of a study's table.
+
+    Attributes:
+      name: as the table shows it.
+      model: `MAIN`, or the name of another training of it, which the user gives.
+      sampler: fields of `SamplerConfig` that differ from the model's.
+      motion: fields of `MotionConfig` that differ.
+      tasks: arguments of `people.tasks` that differ from the study's.
+    """
+
+    name: str
+    model: str = MAIN
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    motion: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, the variants that are compared, and the columns of its table.
+
+    Attributes:
+      people: videos of each seed.
+      seconds: of each video; None is the long one.
+      columns: names of `figures.Figures`.
+      per_second: whether the answer is a curve over seconds.
+    """
+
+    question: str
+    variants: tuple[Variant, ...]
+    columns: tuple[str, ...]
+    people: int = 8
+    seconds: float | None = 4.0
+    per_second: bool = False
+
+
+OTHER_TRAININGS = {
+    "dynamic": "what the others are compared with: the same recipe, after as many steps",
+    "cross": "stage 2 from `tools/make_tiny.py CROSS --audio-attention cross --keep STAGE1`",
+    "coupled": "stage 2 by configs/tiny/stage2a.py:coupled and stage2b.py:coupled",
+    "fixed": "stage 2b by configs/tiny/stage2b.py:fixed",
+}
+"""Names that variants may use beside `MAIN`, and how each is made."""
+
+_GUIDANCE = (1.0, 2.0, 3.5, 5.0, 7.0)
+_DECAYS = (0.5, 0.7, 0.9, 0.97, 1.0)
+_LIPS = ("lips", "lag", "lips_at_once", "loudness")
+
+STUDIES: dict[str, Study] = {
+    "main": Study(
+        "How good is the model on people and sounds it has never met?",
+        (
+            Variant("as shipped"),
+            Variant("another emotion than the voice's", tasks={"asked": "other"}),
+            *(Variant(f"espeak-ng, {name}", tasks={"speech": name}) for name in SENTENCES),
+        ),
+        (*_LIPS, "emotion", "identity", "jitter"),
+        people=16,
+    ),
+    "drift": Study(
+        "What does memory keep over a long video?",
+        (
+            Variant("memory off", sampler={"memory": "none"}),
+            *(
+                Variant(
+                    f"last {n} frames only",
+                    sampler={"memory": "past", "past_frames": n, "first_past_frames": n},
+                )
+                for n in (2, 4, 16)
+            ),
+            Variant("long memory"),
+        ),
+        ("identity", "kept", "jitter", "lips", "emotion"),
+        people=2,
+        seconds=None,
+        per_second=True,
+    ),
+    "decay": Study(
+        "How fast should memory fade?",
+        tuple(Variant(f"g = {g:g}", motion={"decay": g}) for g in _DECAYS),
+        ("identity", "kept", "jitter", "lips", "emotion"),
+        people=2,
+        seconds=None,
+        per_second=True,
+    ),
+    "form": Study(
+        "Does the released form of the memory differ from the paper's?",
+        (
+            Variant("as in the paper", motion={"memory_decay": "paper"}),
+            Variant("as released", motion={"memory_decay": "released"}),
+        ),
+        ("identity", "kept", "jitter", "lips", "emotion"),
+        people=2,
+        seconds=None,
+        per_second=True,
+    ),
+    "lips": Study(
+        "Joint attention or cross attention to the sound?",
+        (Variant("joint", "dynamic"), Variant("cross", "cross")),
+        (*_LIPS, "emotion", "identity"),
+    ),
+    "emotion": Study(
+        "What does decoupling the portrait's emotion do?",
+        (
+            Variant("decoupled", "dynamic"),
+            Variant("coupled", "coupled"),
+            Variant("decoupled, against the voice", "dynamic", tasks={"asked": "other"}),
+            Variant("coupled, against the voice", "coupled", tasks={"asked": "other"}),
+        ),
+        ("emotion", "lips", "identity"),
+    ),
+    "guidance": Study(
+        "How much guidance?",
+        tuple(Variant(f"{g:g}", sampler={"guidance": g}) for g in _GUIDANCE),
+        ("emotion", "lips", "lag", "identity", "jitter"),
+    ),
+    "past": Study(
+        "Does a changing number of past frames in training help?",
+        tuple(
+            Variant(f"trained {name}, {n} past frames", name, sampler={"past_frames": n})
+            for name in ("dynamic", "fixed")
+            for n in (16, 48)
+        ),
+        ("identity", "kept", "jitter", "lips", "emotion"),
+        people=4,
+        seconds=10.0,
+        per_second=True,
+    ),
+    "steps": Study(
+        "How many steps of the sampler?",
+        tuple(Variant(f"{n}", sampler={"steps": n}) for n in (4, 8, 20)),
+        (*_LIPS, "emotion", "identity", "jitter"),
+    ),
+}
