@@ -6,9 +6,9 @@ decoded from a sample of it is
     mean |x - y| + edge_weight * mean |dx - dy| + kl_weight * mean KL(N(m, s^2) | N(0, 1))
 
 with pictures in [-1, 1], d the differences of neighbours, and each mean over its own values. There
-is no adversary. Since the decoder can undo any scale of the latents, only the last term decides
-it, and it is least where a latent's mean square over all pictures is one: such a model's
-`scaling_factor` is 1.
+is no adversary. Where the last term is weak, latents grow until the noise s hardly matters; their
+`scaling_factor` is one over the standard deviation that `memo_jax.train.latents` prints, as Stable
+Diffusion's is.
 """
 
 from collections.abc import Mapping

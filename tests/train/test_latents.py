@@ -198,6 +198,10 @@ def test_it_tells_what_it_made(_folder, line, capsys):
     main(line("told"))
     told = capsys.readouterr()
     assert f"told: 5 clips, {sum(LENGTHS)} frames, in " in told.out and not told.err
+    store = Store(_folder / "told")
+    means = [decode(store[i]).latents_mean.ravel() for i in range(len(store))]
+    deviation = np.concatenate(means).astype(float).std()
+    assert f"standard deviation {deviation:.4g}, which a VAE's scaling" in told.out
 
 
 def test_the_command_on_four_devices(_folder, line, on_the_fly):

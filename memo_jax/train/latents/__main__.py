@@ -10,15 +10,18 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
 from memo_jax.command import Parser, keep_compilations, run
-from memo_jax.data.record import peek
+from memo_jax.data.clip import Clip
+from memo_jax.data.record import decode
 from memo_jax.data.report import Report
 from memo_jax.data.store import Store, write_shards
 from memo_jax.errors import UserError
@@ -66,20 +69,22 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"{args.data} has no pictures to encode; give a data set that has them")
     keep_compilations()
     begun = time.perf_counter()
-    report, counts = Report(), {"clips": 0, "frames": 0}
+    report, counts = Report(), Counts()
     write_shards(args.output, _made(args, store, report, counts), args.shard_size)
     seconds = time.perf_counter() - begun
     if report.bad:
         print(f"{NAME}: left out: {report}", file=sys.stderr)
     was, now = (_bytes(Path(folder)) for folder in (args.data, args.output))
     print(
-        f"{args.output}: {counts['clips']} clips, {counts['frames']} frames, in {seconds:.1f} s, "
-        f"{now / 1e6:.1f} MB (before {was / 1e6:.1f} MB)"
+        f"{args.output}: {counts.clips} clips, {counts.frames} frames, in {seconds:.1f} s, "
+        f"{now / 1e6:.1f} MB (before {was / 1e6:.1f} MB)\n"
+        f"latents' standard deviation {counts.deviation:.4g}, which a VAE's scaling_factor of "
+        f"{1 / max(counts.deviation, 1e-30):.4g} makes 1; the model has {counts.scaling:.4g}"
     )
 
 
 def _made(
-    args: argparse.Namespace, store: Store, report: Report, counts: dict[str, int]
+    args: argparse.Namespace, store: Store, report: Report, counts: "Counts"
 ) -> Iterator[bytes]:
     """The new records. Nothing is read before the first one is asked for, so that a folder that
     is there already is refused at once."""
@@ -89,6 +94,7 @@ def _made(
     if "vae" not in spec.parts:
         raise UserError(f"the model {args.model} has no VAE; give one that has")
     factor, size = spec.parts["vae"].config.factor, store.layout.size
+    counts.scaling = spec.parts["vae"].config.scaling_factor
     if size % factor:
         raise UserError(
             f"pictures of {size} pixels a side, expected a multiple of {factor}, a latent's "
@@ -102,9 +108,35 @@ def _made(
     batch = -(-args.batch // mesh.size) * mesh.size
     new = add_latents(store, encode, batch, report, drop_images=args.drop_images)
     for record in tqdm(new, total=len(store), unit="clip", disable=args.quiet):
-        counts["clips"] += 1
-        counts["frames"] += peek(record).frames
+        counts.add(decode(record))
         yield record
+
+
+@dataclass
+class Counts:
+    """What was written: clips, frames, and sums of all latents' means."""
+
+    clips: int = 0
+    frames: int = 0
+    scaling: float = 1.0
+    values: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, clip: Clip) -> None:
+        """Count a clip."""
+        assert clip.latents_mean is not None
+        mean = clip.latents_mean.astype(np.float64)
+        self.clips, self.frames = self.clips + 1, self.frames + clip.frames
+        self.values += mean.size
+        self.total += float(mean.sum())
+        self.squares += float(np.square(mean).sum())
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation over all places, frames and channels."""
+        n = max(self.values, 1)
+        return max(self.squares / n - (self.total / n) ** 2, 0.0) ** 0.5
 
 
 def _tell(line: str) -> None:
