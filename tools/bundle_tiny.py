@@ -1,0 +1,60 @@
+"""Puts a trained `tiny` into the package: the bundled preset.
+
+    python tools/bundle_tiny.py RUN memo_jax/assets/models/tiny
+
+RUN is the run of configs/tiny/stage2b.py. Kernels are stored in bfloat16, all else as it is.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from memo_jax.train.run import is_run, run_model
+from memo_jax.weights.folder import Model, write_model
+from memo_jax.weights.sources import load_model
+
+ORIGIN = "trained from nothing on drawn faces (python -m memo_jax.puppets) by configs/tiny"
+NOTES = (
+    "tiny was trained on the drawn faces of memo_jax.puppets alone: it makes those speak; for "
+    "photographs bring MEMO's own weights"
+)
+
+
+def bundled(model: Model) -> Model:
+    """The model as it is stored, and as it tells of itself."""
+    modules = {}
+    for name, module in model.modules.items():
+        graphdef, state = nnx.split(module)
+        small = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.bfloat16) if leaf.ndim > 1 else leaf,
+            nnx.to_pure_dict(state),
+        )
+        modules[name] = nnx.merge(graphdef, small)
+    parts = {
+        name: dataclasses.replace(part, origin=ORIGIN) for name, part in model.spec.parts.items()
+    }
+    spec = dataclasses.replace(model.spec, name="tiny", parts=parts, notes=NOTES)
+    return Model(spec, modules)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="a run, or a model folder")
+    parser.add_argument("folder", type=Path, help="where to write; must not exist")
+    args = parser.parse_args()
+    path, source = Path(args.run), args.run
+    if is_run(path):
+        source = str(run_model(path, lambda line: print(line, file=sys.stderr)))
+    write_model(args.folder, bundled(load_model(source, jnp.float32)))
+    size = sum(file.stat().st_size for file in args.folder.rglob("*") if file.is_file())
+    print(f"{args.folder}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
