@@ -54,8 +54,8 @@ def test_the_portrait_holds_one_face(scale_factor, size):
     faces = np.array(cascade.detectMultiScale(gray, scale_factor, 5)) * (512 / size)
     assert len(faces) == 1
     x, y, w, h = faces[0]
-    assert abs(x + w / 2 - 256) < 12 and abs(y + h / 2 - 266) < 16  # px, between eyes and mouth
-    assert 200 < w < 290
+    assert abs(x + w / 2 - 256) < 12 and abs(y + h / 2 - 275) < 16  # px, between eyes and mouth
+    assert 340 < w < 400
 
 
 def test_the_recording_has_words_and_pauses():

@@ -125,7 +125,7 @@ class TestVideos:
 
     def test_a_face_somewhere_in_a_photograph_pasted_back(self, make, sound, tmp_path):
         photo = np.full((900, 1300, 3), 100, np.uint8)
-        photo[300:812, 700:1212] = np.array(Image.open(PORTRAIT).convert("RGB"))
+        photo[450:706, 800:1056] = np.array(Image.open(PORTRAIT).convert("RGB").resize((256, 256)))
         Image.fromarray(photo).save(tmp_path / "photo.jpg", quality=95)
         path, _, _ = make(
             *("--image", tmp_path / "photo.jpg", "--paste-back", "--crf", 0),

@@ -1,4 +1,4 @@
-"""Makes the portrait and the recording that come with the package.
+"""Makes the portrait, a puppet, and the recording that come with the package.
 
 `python tools/make_assets.py` writes them where the package reads them.
 """
@@ -7,9 +7,13 @@ import argparse
 import wave
 from pathlib import Path
 
-from assets.portrait import draw
 from assets.recording import RATE, speak
 from PIL import Image
+
+from memo_jax.puppets.still import still
+from memo_jax.puppets.world import render
+
+PERSON = 1_000_029  # a puppet that nobody trains on
 
 
 def main() -> None:
@@ -19,7 +23,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=default, help="folder, made if missing")
     folder = parser.parse_args().output
     folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(draw()).save(folder / "portrait.png", optimize=True)
+    Image.fromarray(render(still(PERSON), 512)[0]).save(folder / "portrait.png", optimize=True)
     with wave.open(str(folder / "recording.wav"), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)  # bytes
