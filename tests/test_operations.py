@@ -1,8 +1,8 @@
 """What a full-size frame costs, and that nothing is left out of the count."""
 
 import pytest
-from benchmarks import operations
 
+from benchmarks import operations
 from memo_jax.config import SamplerConfig
 
 
