@@ -16,11 +16,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from memo_jax.command import Parser, keep_compilations, run, stopping, with_config
-from memo_jax.errors import UserError
+from memo_jax.errors import UserError, one_line
 from memo_jax.io.crop import Paster, preview
 from memo_jax.io.video_write import VideoWriter, check_output
 from memo_jax.pipeline import Pipeline, Run
 from memo_jax.pipeline.hearing import Hearing
+from memo_jax.pipeline.jobs import on_devices, read_jobs
 from memo_jax.pipeline.resume import Partial
 from memo_jax.pipeline.scene import Scene
 from memo_jax.train.run import is_run, run_model
@@ -70,6 +71,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--crf", type=int, default=18, help="video quality: 0 best, 51 smallest")
     p.add_argument("--config", help="a config file (configs/sample.py) for options not given")
     p.add_argument(
+        "--batch",
+        metavar="JOBS.jsonl",
+        help='many videos: lines such as {"image": "a.png", "audio": "a.wav", "output": "a.mp4"}',
+    )
+    p.add_argument(
         "--resume",
         action="store_true",
         help="keep what is done when stopped, in OUTPUT.partial, and go on from it",
@@ -86,11 +92,30 @@ def main(arguments: Sequence[str]) -> None:
     """
     begun = time.perf_counter()
     args = with_config(parser(), arguments)
-    _check(args)
+    if args.batch and (args.resume or args.preview):
+        raise UserError(
+            "--batch goes on by itself with what is not there yet, and shows no previews; leave "
+            "out --resume and --preview"
+        )
+    jobs = read_jobs(args.batch, args) if args.batch else []
+    for job in jobs or [args]:
+        _check(job)
     if is_run(Path(args.model)):  # under a name that tells the step, which --resume compares
         args.model = str(run_model(Path(args.model), _unsaid if args.quiet else _said))
     keep_compilations()
-    pipe = Pipeline.load(
+    if jobs:
+        _batch(args, jobs)
+        return
+    pipe = _load(args)
+    if args.preview:
+        scene = pipe.scene(args.image, crop=args.crop, face=args.face)
+        _write_preview(args.preview, preview(scene.picture, scene.crop))
+        return
+    print(_make(pipe, args, begun))
+
+
+def _load(args: argparse.Namespace) -> Pipeline:
+    return Pipeline.load(
         args.model,
         dtype=args.dtype,
         steps=args.steps,
@@ -98,10 +123,17 @@ def main(arguments: Sequence[str]) -> None:
         chunk=args.chunk,
         face_models=args.face_models,
     )
+
+
+def _make(
+    pipe: Pipeline,
+    args: argparse.Namespace,
+    begun: float,
+    advance: Callable[[], None] = lambda: None,
+) -> str:
+    """Write one video; a line about it. `advance` is called before each chunk is written."""
+    compiled = pipe.compile_seconds
     scene = pipe.scene(args.image, crop=args.crop, face=args.face)
-    if args.preview:
-        _write_preview(args.preview, preview(scene.picture, scene.crop))
-        return
     hearing = pipe.hear(args.audio, emotion=args.emotion, vocals=args.vocals)
     notes = [*([pipe.spec.notes] if pipe.spec.notes else []), *scene.notes, *hearing.notes]
 
@@ -113,14 +145,46 @@ def main(arguments: Sequence[str]) -> None:
     ) as writer:
         for note in [] if args.quiet else notes:  # only now: a refusal is one line
             print(f"note: {note}", file=sys.stderr)
-        generated = _generate(pipe, scene, hearing, args, paste, writer)
+        generated = _generate(pipe, scene, hearing, args, paste, writer, advance)
     whole = time.perf_counter() - begun
     frames = hearing.frames
-    print(
+    return (
         f"{args.output}: {frames / fps:.2f} s, {frames} frames of {width}x{height} at {fps} fps; "
         f"{generated / frames:.3f} s/frame model, {whole / frames:.3f} s/frame end to end, "
-        f"{pipe.compile_seconds:.1f} s of {whole:.1f} s compiling"
+        f"{pipe.compile_seconds - compiled:.1f} s of {whole:.1f} s compiling"
     )
+
+
+def _batch(args: argparse.Namespace, jobs: list[argparse.Namespace]) -> None:
+    """Make the videos that are not there yet, one at a time on each device.
+
+    Raises:
+      UserError: some failed; they are told one by one before, and do not stop the others.
+    """
+    missing = [job for job in jobs if not os.path.exists(job.output)]
+    skipped, failed = len(jobs) - len(missing), 0
+    if skipped:
+        print(f"{skipped} of {len(jobs)} are there already", file=sys.stderr)
+
+    def make(pipe: Pipeline, job: argparse.Namespace, check: Callable[[], None]) -> str:
+        return _make(
+            pipe, argparse.Namespace(**{**vars(job), "quiet": True}), time.perf_counter(), check
+        )
+
+    devices = jax.local_devices()[: max(1, len(missing))]
+    made = on_devices(missing, lambda: _load(args), make, devices) if missing else iter(())
+    with tqdm(total=len(jobs), initial=skipped, unit="video", disable=args.quiet) as bar:
+        for job, line in made:
+            bar.update()
+            if isinstance(line, UserError):
+                failed += 1
+                tqdm.write(f"failed: {job.output}: {one_line(line)}", file=sys.stderr)
+            else:
+                tqdm.write(line)
+    if failed:
+        raise UserError(
+            f"{failed} of {len(jobs)} videos failed, told above; mend those lines and run it again"
+        )
 
 
 def _said(line: str) -> None:
@@ -138,13 +202,15 @@ def _generate(
     args: argparse.Namespace,
     paste: Paster | None,
     writer: VideoWriter,
+    advance: Callable[[], None],
 ) -> float:
     """Write all frames; the seconds that took, without compilation."""
-    begun = time.perf_counter()
+    begun, compiled = time.perf_counter(), pipe.compile_seconds
     run = pipe.start(scene, hearing, seed=args.seed)
     bar = tqdm(total=hearing.frames, unit="frame", desc=f"on {_device()}", disable=args.quiet)
 
     def show(frames: np.ndarray) -> None:
+        advance()
         # Pasted one by one: a chunk of full pictures may not fit in memory.
         for part in np.split(frames, len(frames)) if paste else [frames]:
             writer.write(paste(part) if paste else part)
@@ -156,7 +222,7 @@ def _generate(
         else:
             for frames in run:
                 show(frames)
-    return time.perf_counter() - begun - pipe.compile_seconds
+    return time.perf_counter() - begun - (pipe.compile_seconds - compiled)
 
 
 def _generate_kept(
@@ -220,6 +286,8 @@ def _made_from(pipe: Pipeline, args: argparse.Namespace) -> dict[str, object]:
 
 def _check(args: argparse.Namespace) -> None:
     """What can be refused before anything is loaded."""
+    if args.batch and args.preview:
+        raise UserError("--batch and --preview do not go together; leave one of them out")
     if args.preview and Path(args.preview).suffix.lower() != ".png":
         raise UserError(f"--preview {args.preview!r}: expected a name that ends in .png")
     if args.preview:

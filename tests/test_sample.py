@@ -1,5 +1,6 @@
 """The command, from files to a file: what it makes, what it refuses, and what it leaves."""
 
+import json
 import os
 import signal
 import subprocess
@@ -139,6 +140,31 @@ class TestVideos:
         assert rows.min() > 250 and columns.min() > 600  # around the face, and nowhere else
         assert not changed[:, :600].any()
 
+    def test_many_videos_by_one_line(self, make, sound, tmp_path, capsys):
+        """What is there is skipped, what fails is told and stops nobody, each has its options."""
+        made, jobs = tmp_path / "made", tmp_path / "jobs.jsonl"
+        made.mkdir()
+        (made / "old.mp4").write_bytes(b"as it was")
+        lines = [
+            {"output": "old.mp4"},
+            {"output": "lost.mp4", "audio": str(tmp_path / "no such file.wav")},
+            {"output": "one.mp4", "seed": 1},
+            {"output": "two.mp4", "seed": 2},
+        ]
+        sounds = {"audio": str(sound(0.1))}
+        lines = [sounds | line | {"output": str(made / line["output"])} for line in lines]
+        jobs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(UserError, match="1 of 4 videos failed"):
+            make("--batch", jobs, "--quiet")
+        told = capsys.readouterr()
+        assert "no such file.wav" in told.err and "1 of 4 are there" in told.err
+        assert (made / "old.mp4").read_bytes() == b"as it was"
+        assert not (made / "lost.mp4").exists() and not (made / "out.mp4").exists()
+        one, two = (read_video(made / name)[0] for name in ("one.mp4", "two.mp4"))
+        assert one.shape == two.shape == (3, 64, 64, 3) and not np.array_equal(one, two)
+        alone, _, _ = make("--audio", sound(0.1), "--seed", 2, output="alone.mp4")
+        assert np.array_equal(read_video(alone)[0], two)
+
     def test_stopped_and_gone_on(self, make, sound, monkeypatch):
         """With --resume a run that is stopped and another one give the video of one run."""
         audio = sound(1.5)  # three clips, two of them made when the signal is seen
@@ -273,6 +299,9 @@ MISTAKES = [
     ("--chunk 0", "expected 1 to 1000 clips"),
     ("--chunk 100000000000", "expected 1 to 1000 clips"),
     ("--crf 52", "expected 0 (best) to 51"),
+    ("--batch no.jsonl --preview a.png", "shows no previews"),
+    ("--batch no.jsonl --resume", "goes on by itself"),
+    ("--batch no.jsonl", "cannot be read"),
     ("--crop nonsense", "is not understood"),
     ("--crop 0,0,5,5", "smaller than 32x32"),
     ("--crop 900,900,64,64", "outside the picture"),
