@@ -71,6 +71,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--crf", type=int, default=18, help="video quality: 0 best, 51 smallest")
     p.add_argument("--config", help="a config file (configs/sample.py) for options not given")
     p.add_argument(
+        "--compile-only",
+        action="store_true",
+        help="compile into the cache and stop: later runs of any length start at once",
+    )
+    p.add_argument(
         "--batch",
         metavar="JOBS.jsonl",
         help='many videos: lines such as {"image": "a.png", "audio": "a.wav", "output": "a.mp4"}',
@@ -92,10 +97,10 @@ def main(arguments: Sequence[str]) -> None:
     """
     begun = time.perf_counter()
     args = with_config(parser(), arguments)
-    if args.batch and (args.resume or args.preview):
+    if args.batch and (args.resume or args.preview or args.compile_only):
         raise UserError(
             "--batch goes on by itself with what is not there yet, and shows no previews; leave "
-            "out --resume and --preview"
+            "out --resume, --preview and --compile-only"
         )
     jobs = read_jobs(args.batch, args) if args.batch else []
     for job in jobs or [args]:
@@ -111,7 +116,19 @@ def main(arguments: Sequence[str]) -> None:
         scene = pipe.scene(args.image, crop=args.crop, face=args.face)
         _write_preview(args.preview, preview(scene.picture, scene.crop))
         return
+    if args.compile_only:
+        _compile(pipe, args)
+        return
     print(_make(pipe, args, begun))
+
+
+def _compile(pipe: Pipeline, args: argparse.Namespace) -> None:
+    """Compile for this model and these options: the picture and the sound decide nothing."""
+    scene = pipe.scene(args.image, crop=args.crop, face=args.face)
+    hearing = pipe.hear(args.audio, emotion=args.emotion, vocals=args.vocals)
+    pipe.start(scene, hearing).compile()
+    kept = jax.config.jax_compilation_cache_dir or "nowhere: there is no cache"
+    print(f"compiled for {_device()} in {pipe.compile_seconds:.1f} s; kept in {kept}")
 
 
 def _load(args: argparse.Namespace) -> Pipeline:

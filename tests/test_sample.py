@@ -140,6 +140,15 @@ class TestVideos:
         assert rows.min() > 250 and columns.min() > 600  # around the face, and nowhere else
         assert not changed[:, :600].any()
 
+    def test_compiling_only(self, pipe, monkeypatch, tmp_path, capsys):
+        """The program is there afterwards, for a sound of another length too; no video is."""
+        programs = {}
+        monkeypatch.setattr(pipe, "_chunks", programs)
+        monkeypatch.setattr(Pipeline, "load", lambda model, **options: pipe)
+        sample.main(["--compile-only", "--output", str(tmp_path / "o.mp4"), "--quiet"])
+        assert capsys.readouterr().out.startswith("compiled for ")
+        assert len(programs) == 1 and not (tmp_path / "o.mp4").exists()
+
     def test_many_videos_by_one_line(self, make, sound, tmp_path, capsys):
         """What is there is skipped, what fails is told and stops nobody, each has its options."""
         made, jobs = tmp_path / "made", tmp_path / "jobs.jsonl"

@@ -349,7 +349,18 @@ class Run:
         self._waiting.clear()
         return chunks
 
+    def compile(self) -> None:
+        """Compile what iterating will run, and make no frame."""
+        self._pipeline.chunk_program(*self._arguments())
+
     def _next_chunk(self) -> UInt8[Array, "n s s 3"]:
+        args = self._arguments()
+        program = self._pipeline.chunk_program(*args)
+        self.carry, frames = program(self._pipeline._params, *args)
+        self.clip += self._pipeline.chunk
+        return frames
+
+    def _arguments(self) -> tuple[Portrait, Array, Carry, ClipInputs]:
         size, hearing = self._pipeline.chunk, self.hearing
         # Past the end the last clip repeats: one program serves every length.
         clips = np.minimum(np.arange(self.clip, self.clip + size), hearing.clips - 1)
@@ -359,11 +370,7 @@ class Run:
             emotion=jnp.asarray(hearing.emotions[clips][:, None]),
             noise=None if self._noise is None else jnp.asarray(self._noise[clips]),
         )
-        args = (self._portrait, self._key, self.carry, inputs)
-        program = self._pipeline.chunk_program(*args)
-        self.carry, frames = program(self._pipeline._params, *args)
-        self.clip += size
-        return frames
+        return self._portrait, self._key, self.carry, inputs
 
     def _fetched(self, first: int, frames: Array) -> UInt8[np.ndarray, "n s s 3"]:
         start = first * self.hearing.clip_frames
