@@ -127,7 +127,7 @@ def _compile(pipe: Pipeline, args: argparse.Namespace) -> None:
     scene = pipe.scene(args.image, crop=args.crop, face=args.face)
     hearing = pipe.hear(args.audio, emotion=args.emotion, vocals=args.vocals)
     pipe.start(scene, hearing).compile()
-    kept = jax.config.jax_compilation_cache_dir or "nowhere: there is no cache"
+    kept = jax.config.values["jax_compilation_cache_dir"] or "no cache: it is lost now"
     print(f"compiled for {_device()} in {pipe.compile_seconds:.1f} s; kept in {kept}")
 
 
