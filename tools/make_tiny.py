@@ -52,7 +52,7 @@ CONFIGS = {
         block_out_channels=(16, 32, 64),  # 4 pixels of a latent: a face has 64
         layers_per_block=1,
         norm_num_groups=8,
-        scaling_factor=1.0,  # what its training makes of the latents (memo_jax/train/vae.py)
+        scaling_factor=0.436,  # one over the deviation that memo_jax.train.latents prints
     ),
     "reference_net": ReferenceNetConfig(**UNET),
     "diffusion_net": DiffusionNetConfig(
