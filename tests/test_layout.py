@@ -16,8 +16,8 @@ PACKAGE = ROOT / "memo_jax"
 # In the order data flows. A module imports its own room and the rooms before it.
 ROOMS = (
     *("errors", "config", "io", "audio", "models", "weights", "judges", "diffusion", "sharding"),
-    *("pipeline", "data", "train", "aot", "prepare", "metrics", "puppets", "evaluate", "command"),
-    *("commands", "memo_jax"),
+    *("pipeline", "data", "train", "aot", "prepare", "metrics", "puppets", "evaluate", "bench"),
+    *("command", "commands", "memo_jax"),
 )
 COMMANDS = {"sample", "train", "prepare", "evaluate", "plan", "bench", "doctor"}
 HEAVY = {"torch", "tensorflow", "tensorflow_io", "onnxruntime", "apache_beam"}

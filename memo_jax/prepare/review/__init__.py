@@ -1,0 +1,1 @@
+"""People look at a sample, and what they drop is left out."""
