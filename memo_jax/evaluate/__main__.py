@@ -1,4 +1,4 @@
-"""`python -m memo_jax.evaluate`: generates the videos of a suite, reads them, and writes tables."""
+"""`python -m memo_jax.evaluate`: measures a model on a suite, or generated videos by real ones."""
 
 import argparse
 import hashlib
@@ -18,6 +18,9 @@ from memo_jax.errors import UserError, one_line
 from memo_jax.evaluate.report import page, plot
 from memo_jax.evaluate.studies import MAIN, OTHER_TRAININGS, STUDIES, Study
 from memo_jax.evaluate.suite import Job, Suite, Trained, frames_of
+from memo_jax.metrics.compare import add_options, compare, from_options
+from memo_jax.metrics.report import write_report
+from memo_jax.metrics.table import to_markdown
 from memo_jax.train.run import is_run, run_model
 from memo_jax.weights.folder import Model
 from memo_jax.weights.sources import load_model
@@ -30,9 +33,10 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = Parser(
         prog="memo_jax.evaluate",
-        description="Generates videos of held-out puppets and compares them with the truth.",
+        description="Generates a suite's videos and compares them with the truth (--suite), or "
+        "compares two folders of videos as the paper does (--real, --generated).",
     )
-    p.add_argument("--suite", choices=SUITES, required=True, help="what to measure on")
+    p.add_argument("--suite", choices=SUITES, help="what to measure the model on")
     p.add_argument(
         "--output", required=True, help="folder of figures; it goes on from what is there"
     )
@@ -51,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--share", type=float, default=1.0, help="of each study's people")
     p.add_argument("--long", type=float, default=LONG_SECONDS, help="seconds of long videos")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_options(p)
     return p
 
 
@@ -61,6 +66,12 @@ def main(arguments: Sequence[str]) -> None:
       UserError: whatever the user can mend.
     """
     args = parser().parse_args(arguments)
+    folders = args.real, args.generated
+    if (args.suite is None) == (folders == (None, None)) or (any(folders) and not all(folders)):
+        raise UserError("give either --suite puppets, or both --real DIR and --generated DIR")
+    if args.suite is None:
+        _compare(args)
+        return
     studies = _studies(args.studies)
     if args.seeds < 1 or not 0 < args.share <= 1 or not 2 <= args.long <= 3600:
         raise UserError(
@@ -78,6 +89,20 @@ def main(arguments: Sequence[str]) -> None:
     suite = Suite(folder, models, seeds=args.seeds, share=args.share, long_seconds=args.long)
     _make(suite, suite.missing(list(studies.values())), models, args.quiet)
     _report(folder, suite, studies, sources, args)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    weights, settings = from_options(args)
+    output = Path(args.output)
+    table = compare(
+        *(Path(args.real), Path(args.generated), output),
+        weights=weights,
+        settings=settings,
+        quiet=args.quiet,
+    )
+    written = write_report(table, output)
+    print(to_markdown(table))
+    print(written["html"])
 
 
 def _make(suite: Suite, jobs: list[Job], models: dict[str, Trained], quiet: bool) -> None:

@@ -13,6 +13,9 @@ from memo_jax.evaluate import suite as suites
 from memo_jax.evaluate.report import page, table
 from memo_jax.evaluate.studies import MAIN, OTHER_TRAININGS, STUDIES, Study, Variant
 from memo_jax.evaluate.suite import Suite, Trained
+from memo_jax.io.video import VideoWriter
+from memo_jax.puppets.clips import PuppetSet
+from memo_jax.puppets.world import render
 
 STUDY = Study(
     "Which?",
@@ -134,9 +137,25 @@ def test_the_command(suite, tmp_path, capsys, monkeypatch):
         (["--against", "nobody=tiny"], "expected NAME=MODEL"),
         (["--against", "cross"], "expected NAME=MODEL"),
         (["--model", "nothing-of-that-name"], "nothing-of-that-name"),
+        (["--real", "a", "--generated", "b"], "give either --suite"),
     ],
 )
 def test_mistakes_are_told_in_a_line(tmp_path, arguments, told):
     with pytest.raises(UserError, match=told) as error:
         command.main(["--suite", "puppets", "--output", str(tmp_path / "o"), *arguments])
     assert "\n" not in str(error.value)
+
+
+def test_two_folders_of_videos(tmp_path, capsys):
+    for name in ("real", "made"):
+        (tmp_path / name).mkdir()
+        with VideoWriter(tmp_path / name / "a.mp4", 64, 64, 25) as writer:
+            writer.write(render(PuppetSet(1, held_out=True, seconds=1.0).take(0).truth, 64))
+    folders = "--real", str(tmp_path / "real"), "--generated", str(tmp_path / "made")
+    command.main([*folders, "--output", str(tmp_path / "out"), "--faces", "portrait", "--quiet"])
+    assert "# Generated videos against real ones" in capsys.readouterr().out
+    assert {"report.html", "table.md", "table.json"} <= {
+        p.name for p in (tmp_path / "out").iterdir()
+    }
+    with pytest.raises(UserError, match="give either"):
+        command.main([*folders[:2], "--output", str(tmp_path / "out")])
