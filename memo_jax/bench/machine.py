@@ -103,7 +103,7 @@ def description() -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "compilation_cache": jax.config.jax_compilation_cache_dir,  # type: ignore[attr-defined]
+        "compilation_cache": jax.config.values["jax_compilation_cache_dir"],
         **commit(),
     }
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -91,4 +92,5 @@ def to_dict(one: Figures) -> dict[str, object]:
 
 def from_dict(values: Mapping[str, object]) -> Figures:
     """What `to_dict` gave."""
-    return Figures(**{**values, "by_second": tuple(values["by_second"])})  # type: ignore[arg-type]
+    fields: dict[str, Any] = dict(values)
+    return Figures(**{**fields, "by_second": tuple(fields["by_second"])})
