@@ -24,6 +24,7 @@ MotionKind = Literal["linear", "softmax"]
 AudioAttention = Literal["joint", "cross"]
 
 
+@dataclass(frozen=True)
 class Config:
     """What all configs share: to and from a plain dict, with unknown fields refused."""
 
@@ -34,7 +35,7 @@ class Config:
         Raises:
           UserError: a field that this config does not have, or a required one is missing.
         """
-        types = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        types = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - set(types))
         if unknown:
             raise UserError(f"{cls.__name__} has no field {', '.join(unknown)}")
@@ -48,7 +49,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The config as JSON can hold it."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        return dataclasses.asdict(self)
 
 
 def _freeze(value: Any) -> Any:

@@ -193,7 +193,8 @@ def within(version: str, wanted: str) -> bool:
         return [int(part) for part in release[0].split(".")] if release else []
 
     for clause in filter(None, wanted.replace(" ", "").split(",")):
-        operator, bound = re.fullmatch(r"([<>=!~]*)(.*)", clause).groups()  # type: ignore[union-attr]
+        bound = clause.lstrip("<>=!~")
+        operator = clause.removesuffix(bound)
         have, limit = numbers(version), numbers(bound)
         length = max(len(have), len(limit))
         have += [0] * (length - len(have))

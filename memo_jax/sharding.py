@@ -68,14 +68,14 @@ def shardings(params: Mapping[str, Any], mesh: Mesh) -> dict[str, NamedSharding]
     Raises:
       ValueError: a parameter that no rule matches, or a rule that decides for no parameter.
     """
-    rules = {path: _rule(path) for path in params}
-    problems = [f"no rule for {path}" for path, rule in rules.items() if rule is None]
+    rules = {path: rule for path in params if (rule := _rule(path)) is not None}
+    problems = [f"no rule for {path}" for path in params if path not in rules]
     used = set(rules.values())
     problems += [f"no parameter for {RULES[i][0]!r}" for i in range(len(RULES)) if i not in used]
     if problems:
         raise ValueError("sharding rules: " + "; ".join(problems))
     return {
-        path: NamedSharding(mesh, _cut(leaf.shape, RULES[rules[path]][1], mesh.shape[FSDP]))  # type: ignore[index]
+        path: NamedSharding(mesh, _cut(leaf.shape, RULES[rules[path]][1], mesh.shape[FSDP]))
         for path, leaf in params.items()
     }
 

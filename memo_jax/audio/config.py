@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from memo_jax.audio.layers import receptive_field
 from memo_jax.config import Config
@@ -227,7 +227,8 @@ def _conv(node: ast.expr) -> tuple[int, int, int]:
                 ast.Constant(value=stride),
             ]
         ):
+            numbers = (channels, kernel, stride)
             # `is int` because True is one of the whole numbers.
-            if all(type(n) is int and n > 0 for n in (channels, kernel, stride)):
-                return channels, kernel, stride  # type: ignore[return-value]
+            if all(type(n) is int and n > 0 for n in numbers):
+                return cast(tuple[int, int, int], numbers)
     raise ValueError

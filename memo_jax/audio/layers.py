@@ -32,7 +32,7 @@ class Norm(nnx.LayerNorm):
             rngs=rngs,
         )
 
-    def __call__(self, x: Array) -> Array:  # type: ignore[override]
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]  # no mask is ever passed
         """Normalises each position by itself."""
         return super().__call__(x.astype(jnp.float32)).astype(x.dtype)
 

@@ -107,18 +107,22 @@ def decode(data: bytes) -> Clip:
         except ValueError as error:  # an axis of 0 beside one of astronomic length
             raise BadRecord("shape", f"{name} is {shape}") from error
 
-    images = _split(array("images"), array("image_ends"))
-    sound = array("sound")
-    needed = {name: array(name) for name in ("audio", "emotion", "face")}
-    for name, found in needed.items():
+    def needed(name: str) -> np.ndarray:
+        found = array(name)
         if found is None:
             raise BadRecord(f"no-{name}", f"the record has no {name}")
+        return found
+
+    images = _split(array("images"), array("image_ends"))
+    sound = array("sound")
     clip = Clip(
         images=images,
         latents_mean=array("latents_mean"),
         latents_std=array("latents_std"),
         sound=None if sound is None else sound.tobytes(),
-        **needed,  # type: ignore[arg-type]
+        audio=needed("audio"),
+        emotion=needed("emotion"),
+        face=needed("face"),
         **fields,
     )
     check(clip)
