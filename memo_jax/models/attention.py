@@ -1,18 +1,20 @@
 """Softmax attention: one front-end, the platform's kernel behind it.
 
 `attend` is the only softmax attention of the networks. On a GPU it is cuDNN's flash attention
-where dtype and head width allow, on a TPU JAX's splash attention; everywhere else XLA, in blocks
-of queries, so that no more than a slice of the scores ever exists.
+where dtype and head width allow, on a TPU JAX's splash attention, on a CPU pieces that fit a core's
+cache; everywhere else XLA, in blocks of queries, so that no more than a slice of the scores ever
+exists.
 """
 
 import contextlib
 import contextvars
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel as splash_kernel,
 )
@@ -21,7 +23,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jaxtyping import Array, Float
 
-Kernel = Literal["auto", "xla", "cudnn", "splash"]
+Kernel = Literal["auto", "xla", "cached", "cudnn", "splash"]
 
 _kernel: contextvars.ContextVar[Kernel] = contextvars.ContextVar("kernel", default="auto")
 
@@ -31,6 +33,9 @@ _platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform
 # Scores of one block on the XLA path, in bytes: large enough to keep the matmuls busy, small
 # enough to stay in a cache or a corner of the device's memory.
 _BLOCK_BYTES = 128 * 2**20
+
+# The same on a CPU, where a piece is to stay in the cache from one pass over it to the next.
+_CACHE_BYTES = 2 * 2**20
 
 # Lengths that the TPU kernel takes are multiples of the first, long ones of the second, which is
 # also how many queries or keys it has in hand at a time. Shorter keys leave its tiles empty.
@@ -67,6 +72,8 @@ def attend(
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     if kernel == "splash" or (kernel == "auto" and platform == "tpu" and _splash_fits(q, k)):
         return _splash(q, k, v, interpret=platform != "tpu")
+    if kernel == "cached" or (kernel == "auto" and platform == "cpu"):
+        return _cached(q, k, v)
     return _xla(q, k, v)
 
 
@@ -147,18 +154,11 @@ def _xla(
 
 
 def _per_sample(q: Array, k: Array, v: Array) -> Array:
+    rows = max(1, _BLOCK_BYTES // (4 * q.shape[2] * k.shape[1]))
+
     def one(args: tuple[Array, Array, Array]) -> Array:
         q1, k1, v1 = args
-        n, heads, d = q1.shape
-        block = max(1, min(n, _BLOCK_BYTES // (4 * heads * k1.shape[0])))
-        blocks = -(-n // block)
-        padded = jnp.pad(q1, ((0, blocks * block - n), (0, 0), (0, 0)))
-        # Checkpointed: the gradient of a loop would keep every block's scores.
-        out = jax.lax.map(
-            jax.checkpoint(lambda rows: _dense(rows[None], k1[None], v1[None])[0]),
-            padded.reshape(blocks, block, heads, d),
-        )
-        return out.reshape(blocks * block, heads, d)[:n]
+        return _in_pieces(lambda q2: _dense(q2[None], k1[None], v1[None])[0], rows, q1)
 
     return jax.lax.map(one, (q, k, v))
 
@@ -168,3 +168,62 @@ def _dense(q: Array, k: Array, v: Array) -> Array:
     scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(scores * scale, axis=-1).astype(v.dtype)
     return jnp.einsum("bhnm,bmhd->bnhd", weights, v)
+
+
+def _cached(
+    q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], v: Float[Array, "b m heads d"]
+) -> Float[Array, "b n heads d"]:
+    """Several samples at a time, or head by head, or parts of a head: what the cache holds."""
+    _, n, heads, d = q.shape
+    m = k.shape[1]
+    if m <= d:  # as in `_xla`
+        return _dense(q, k, v)
+    samples, rows = (_CACHE_BYTES // (4 * m * x) for x in (heads * n, 1))
+    if samples:
+        return _in_pieces(_unnormalised, samples, q, k, v)
+
+    def head(qkv: tuple[Array, Array, Array]) -> Array:
+        q1, k1, v1 = (x[:, None] for x in qkv)
+        return _in_pieces(
+            lambda q2: _unnormalised(q2[None], k1[None], v1[None])[0], max(1, rows), q1
+        )
+
+    by_head = (rearrange(x, "b n heads d -> (b heads) n d") for x in (q, k, v))
+    return rearrange(
+        jax.lax.map(head, tuple(by_head)), "(b heads) n 1 d -> b n heads d", heads=heads
+    )
+
+
+def _unnormalised(
+    q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], v: Float[Array, "b m heads d"]
+) -> Float[Array, "b n heads d"]:
+    """The weights' sum is one more column of the product, and what is divided is the product: two
+    passes less over the scores, in the gradient too."""
+    q = (q * q.shape[-1] ** -0.5).astype(q.dtype)
+    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32)
+    # The largest cancels out, in the gradient too.
+    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - largest).astype(v.dtype)
+    v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
+    out = jnp.einsum("bhnm,bmhd->bhnd", weights, v, preferred_element_type=jnp.float32)
+    return rearrange(out[..., :-1] / out[..., -1:], "b h n d -> b n h d").astype(q.dtype)
+
+
+def _in_pieces(f: Callable[..., Array], limit: int, *rows: Array) -> Array:
+    """`f` of at most `limit` rows at a time.
+
+    Each piece is computed again for the gradient: a loop would keep every piece's scores for it.
+    """
+    count = rows[0].shape[0]
+    if count <= limit:
+        return f(*rows)
+    pieces = -(-count // limit)
+    size = -(-count // pieces)
+    cut = [
+        jnp.pad(x, [(0, pieces * size - count)] + [(0, 0)] * (x.ndim - 1)).reshape(
+            pieces, size, *x.shape[1:]
+        )
+        for x in rows
+    ]
+    out = jax.lax.map(lambda piece: jax.checkpoint(f)(*piece), cut)
+    return out.reshape(pieces * size, *out.shape[2:])[:count]

@@ -1,4 +1,4 @@
-"""The attention front-end: its blocks of queries change nothing."""
+"""The attention front-end: the pieces it works in change nothing."""
 
 import jax
 import jax.numpy as jnp
@@ -23,23 +23,54 @@ def plainly(q, k, v):
     return np.einsum("bhnm,bmhd->bnhd", weights / weights.sum(-1, keepdims=True), v)
 
 
-# Rows of 13 queries with 56 bytes of scores each: whole samples, one row at a time, blocks that
-# divide 13 and that do not.
-@pytest.mark.parametrize("limit", [10**9, 13 * 56, 5 * 56, 56, 1])
-def test_blocks_of_queries_change_nothing(monkeypatch, limit):
-    monkeypatch.setattr(attention, "_BLOCK_BYTES", limit)
-    q, k, v = qkv()
-    assert relative_error(jax.jit(attention.attend)(q, k, v), plainly(q, k, v)) <= 1e-5
+# Rows of 13 queries with 56 bytes of scores each, 28 to a head: whole samples, heads, one row at a
+# time, blocks that divide 13 and that do not.
+PIECES = [
+    *(("xla", "_BLOCK_BYTES", limit) for limit in (10**9, 13 * 56, 5 * 56, 56, 1)),
+    *(
+        ("cached", "_CACHE_BYTES", limit)
+        for limit in (10**9, 2 * 13 * 56, 13 * 56, 13 * 28, 5 * 28, 1)
+    ),
+]
 
 
-def test_blocks_change_no_gradient(monkeypatch):
-    def gradients(q, k, v):
-        return jax.grad(lambda *qkv: jnp.sum(attention.attend(*qkv) ** 2), (0, 1, 2))(q, k, v)
+@pytest.mark.parametrize(("kernel", "name", "limit"), PIECES)
+def test_pieces_change_nothing(monkeypatch, kernel, name, limit):
+    monkeypatch.setattr(attention, name, limit)
+    q, k, v = qkv(b=3)
+    with attention.use_kernel(kernel):
+        assert relative_error(jax.jit(attention.attend)(q, k, v), plainly(q, k, v)) <= 1e-5
 
-    dense = gradients(*qkv())
-    monkeypatch.setattr(attention, "_BLOCK_BYTES", 5 * 56)
-    for blocked, whole in zip(gradients(*qkv()), dense, strict=True):
-        assert relative_error(blocked, np.asarray(whole)) <= 1e-5
+
+@pytest.mark.parametrize(
+    ("kernel", "name", "limit"),
+    [
+        ("xla", "_BLOCK_BYTES", 5 * 56),
+        ("cached", "_CACHE_BYTES", 10**9),
+        ("cached", "_CACHE_BYTES", 13 * 56),
+        ("cached", "_CACHE_BYTES", 5 * 28),
+    ],
+)
+def test_pieces_change_no_gradient(monkeypatch, kernel, name, limit):
+    def gradients(kernel):
+        def squares(*qkv):
+            with attention.use_kernel(kernel):
+                return jnp.sum(attention.attend(*qkv) ** 2)
+
+        return jax.jit(jax.grad(squares, (0, 1, 2)))(*qkv(b=3))
+
+    dense = gradients("xla")
+    monkeypatch.setattr(attention, name, limit)
+    for found, whole in zip(gradients(kernel), dense, strict=True):
+        assert relative_error(found, np.asarray(whole)) <= 1e-5
+
+
+def test_a_cpu_never_holds_all_scores():
+    """Of 1024 x 1024 scores in 2 heads; the program's temporary memory tells."""
+    shape = jax.ShapeDtypeStruct((1, 1024, 2, 40), jnp.float32)
+    compiled = jax.jit(attention.attend).lower(shape, shape, shape).compile()
+    scores = 4 * 2 * 1024 * 1024
+    assert compiled.memory_analysis().temp_size_in_bytes < scores
 
 
 def test_large_scores_do_not_overflow():
