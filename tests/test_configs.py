@@ -8,10 +8,12 @@ from small_model import quick_compilation
 
 from memo_jax import sample
 from memo_jax.command import read_config, with_config
+from memo_jax.config import SamplerConfig
 from memo_jax.errors import UserError
 from memo_jax.train import __main__ as training
 from memo_jax.train.checkpoint import latest, trained_values
 from memo_jax.train.config import TrainConfig
+from memo_jax.train.distill import Recipe
 from memo_jax.train.run import RunConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -19,6 +21,7 @@ FILES = sorted(CONFIGS.rglob("*.py"))
 SAMPLE = CONFIGS / "sample.py"
 TINY = sorted((CONFIGS / "tiny").glob("*.py"))
 TRAINING = [CONFIGS / f"{name}.py" for name in ("stage1", "stage2a", "stage2b", "finetune")]
+DISTILL = [CONFIGS / "distill.py", CONFIGS / "tiny/distill.py"]
 TRAINED = {
     "stage1": {"reference_net", "diffusion_net", "image_proj"},
     "stage2a": {"diffusion_net", "audio_proj"},
@@ -28,6 +31,8 @@ TRAINED = {
     "tiny/stage1": {"reference_net", "diffusion_net", "image_proj"},
     "tiny/stage2a": {"diffusion_net", "audio_proj"},
     "tiny/stage2b": {"reference_net", "diffusion_net", "image_proj", "audio_proj"},
+    "distill": {"diffusion_net"},
+    "tiny/distill": {"diffusion_net"},
 }
 
 
@@ -37,7 +42,7 @@ def name(path):
 
 
 def test_there_are_some():
-    assert SAMPLE in FILES and {name(path) for path in TRAINING + TINY} == TRAINED.keys()
+    assert SAMPLE in FILES and {name(path) for path in TRAINING + DISTILL + TINY} == TRAINED.keys()
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -78,6 +83,24 @@ def test_training(path, variant):
         assert config.past_choices == past
 
 
+@pytest.mark.parametrize("path", DISTILL, ids=name)
+def test_distillation(path):
+    """The teacher takes about the steps that its model does; a student of guidance alone has the
+    levels at which it is a teacher itself."""
+    own = 10 if "tiny" in path.parts else 20
+    recipes = {}
+    for variant in ("", "guidance"):
+        fields = read_config(f"{path}:{variant}").to_dict()
+        RunConfig.from_dict(fields.pop("run"))
+        config = TrainConfig.from_dict(fields)
+        assert set(vars(config.drop).values()) == {0.0} and config.robust_threshold is None
+        recipes[variant] = Recipe.of(config, SamplerConfig(steps=own, guidance=2.5))
+        assert recipes[variant].guidance == 2.5
+    four, guidance = recipes.values()
+    assert (four.steps, guidance.substeps) == (4, 1)
+    assert guidance.steps == (four.steps - 1) * four.substeps + 1 in (own, own - 1)
+
+
 @pytest.fixture(scope="module")
 def tiniest(tmp_path_factory):
     """Data, and a model whose step compiles in seconds, in the place of `tiny`."""
@@ -87,7 +110,7 @@ def tiniest(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("path", TRAINING + TINY, ids=name)
+@pytest.mark.parametrize("path", [*TRAINING, DISTILL[0], *TINY], ids=name)
 def test_training_two_steps(path, tiniest):
     run = tiniest / name(path)
     places = [f"--{name}={tiniest / name}" for name in ("data", "model")]

@@ -18,7 +18,7 @@ from memo_jax.diffusion import rollout as clips
 from memo_jax.models.attention import on_platform, use_kernel
 from memo_jax.sharding import make_mesh, whole
 from memo_jax.train.config import TrainConfig
-from memo_jax.train.step import Trainer
+from memo_jax.train.trainers import trainer_of
 from memo_jax.weights import build
 from memo_jax.weights.components import component
 from memo_jax.weights.sources import model_folder
@@ -97,10 +97,10 @@ def training(spec: ModelSpec, config: TrainConfig, devices: Any, past_frames: in
       UserError: config, model and devices do not go together.
     """
     mesh = make_mesh(config.data_axis, config.fsdp_axis, devices)
-    trainer = Trainer(config, spec, mesh)
+    trainer = trainer_of(config, spec, mesh)
     state, frozen = trainer.abstract()
     batch = trainer.abstract_batch(past_frames)
-    plain = Trainer(dataclasses.replace(config, remat="none"), spec, mesh)
+    plain = trainer_of(dataclasses.replace(config, remat="none"), spec, mesh)
     with use_kernel("xla"):
         model_flops = own_flops(plain.step(past_frames).trace(state, frozen, batch), mesh)
     return Planned(

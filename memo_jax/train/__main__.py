@@ -9,6 +9,7 @@ machine of a TPU pod or cluster it is the same line, too.
 import argparse
 import ast
 import contextlib
+import dataclasses
 import difflib
 import functools
 import sys
@@ -28,10 +29,11 @@ from memo_jax.sharding import make_mesh
 from memo_jax.train import loop, samples
 from memo_jax.train.checkpoint import Checkpoints
 from memo_jax.train.config import TrainConfig
+from memo_jax.train.distill import made
 from memo_jax.train.log import Log
 from memo_jax.train.run import RunConfig, RunFolder, check_data, is_run, open_run, run_model
 from memo_jax.train.step import Trainer
-from memo_jax.train.vae import trainer_of
+from memo_jax.train.trainers import trainer_of
 from memo_jax.weights.sources import load_model, model_folder
 from memo_jax.weights.spec import read_spec
 
@@ -116,7 +118,7 @@ def _train(
     path = open_run(
         args.run,
         {**values, "run": settings.to_dict()},
-        spec,
+        made(config, spec),
         folder,
         accept_changes=args.accept_changes,
         write=first,
@@ -210,6 +212,7 @@ def _sample(
     config = trainer.config
     values = samples.on_host(trainer.weights(state, frozen, ema=state.ema is not None))
     model = samples.read_with(folder, values, config.dtype)
+    model = dataclasses.replace(model, spec=path.spec)  # its sampler may be another
     if jax.process_index() == 0:
         made = samples.make_sample(path, step, model, settings, seed=config.seed)
         _tell(f"sample of step {step}: {made}")

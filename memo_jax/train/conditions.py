@@ -4,7 +4,7 @@ All chance comes from one key for each sample, so that a sample's draws do not d
 others it is computed with, nor where.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -165,6 +165,7 @@ def prepared(
     grey: Moments | None,
     norms: int,
     null_emotion: int,
+    levels: Callable[[PRNGKeyArray], Float[Array, " b"]] = sigmas,
 ) -> Inputs:
     """The inputs of some samples.
 
@@ -178,6 +179,7 @@ def prepared(
         where there are no past frames.
       norms: how many emotion norms there are; none where nothing is heard.
       null_emotion: the class of a dropped label.
+      levels: the noise levels of samples with these keys.
     """
     dropped = drops(keys.drop, rates, norms)
     target, reference, past = found
@@ -198,7 +200,7 @@ def prepared(
     return Inputs(
         latents=latents,
         noise=normal(keys.noise, latents.shape[1:]),
-        sigma=sigmas(keys.sigma),
+        sigma=levels(keys.sigma),
         images=scaling * images,
         face=batch["face"],
         audio=audio,

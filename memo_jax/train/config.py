@@ -37,7 +37,8 @@ class TrainConfig(Config):
     """A training run.
 
     What and from what:
-      stage: "1", "2a", "2b" or "finetune"; or "vae", of a model that is made from nothing.
+      stage: "1", "2a", "2b" or "finetune"; "distill", which makes few steps of a trained model's
+        many; or "vae", of a model that is made from nothing.
       trains: patterns of the parameters' whole paths, in place of the stage's; () is the stage's.
       model: the model to start from; data: the folder of the data set.
       form: "latents" where preparation stored them, or "images", which the VAE encodes as they
@@ -55,6 +56,9 @@ class TrainConfig(Config):
       grad_clip: of the gradients' global norm; ema_decay: None keeps no average of the weights.
       robust_threshold: samples whose loss exceeds it are left out of the mean; None keeps all.
       kl_weight, edge_weight: of the VAE's loss (see `train.vae`).
+      student_steps, teacher_substeps, teacher_guidance: of stage "distill" (see
+        `train.distill.Recipe`); None is 4 steps, as many substeps as come nearest to the number of
+        steps that the starting model takes, and its own guidance.
       lora_rank: 0 trains what the stage says; otherwise low-rank changes of the kernels below the
         paths that `lora_targets` match (see `train.lora`), times lora_alpha / lora_rank.
       dtype: of matmuls and convolutions; remat: what is computed again rather than kept.
@@ -95,6 +99,10 @@ class TrainConfig(Config):
     drop: DropRates = dataclasses.field(default_factory=DropRates)
     kl_weight: float = 1e-4
     edge_weight: float = 0.5
+    # None, so that runs begun before there were these fields go on.
+    student_steps: int | None = None
+    teacher_substeps: int | None = None
+    teacher_guidance: float | None = None
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = LORA_TARGETS
@@ -127,6 +135,9 @@ class TrainConfig(Config):
             _in_range(name, getattr(self, name), 0)
         for name in ("seed", "kl_weight", "edge_weight"):
             _in_range(name, getattr(self, name), 0)
+        for name in ("teacher_substeps", "teacher_guidance"):
+            _in_range(name, getattr(self, name), 1)
+        _in_range("student_steps", self.student_steps, 2)
         for name in ("image_size", "steps", "learning_rate", "grad_clip", "epsilon"):
             _in_range(name, getattr(self, name), 0, open_low=True)
         for name in ("beta1", "beta2", "ema_decay", "still_past", "audio_edge", "bad_share"):

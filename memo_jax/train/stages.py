@@ -1,7 +1,7 @@
 """What each stage of training trains (METHOD, "Training"; arXiv:2412.04448, section 3).
 
 Stage "vae" is ours: MEMO takes Stable Diffusion's autoencoder as it is, and a model that is made
-from nothing needs one of its own.
+from nothing needs one of its own. Stage "distill" is ours, too (see `train.distill`).
 """
 
 import re
@@ -14,6 +14,7 @@ from memo_jax.errors import UserError
 CONSTANT = r".*/pos_encoder/pe"
 
 VAE = "vae"
+DISTILL = "distill"
 
 _MOVING_PARTS = (
     r"diffusion_net/.*/audio_modules/.*",
@@ -104,6 +105,8 @@ STAGES: Mapping[str, Stage] = {
         ),
         # The published release's script: audio and motion modules alone.
         Stage("finetune", _MOVING_PARTS, moving=True, learning_rate=1e-5, steps=10_000),
+        # What the other networks give is the same for the student and its teacher.
+        Stage(DISTILL, (r"diffusion_net/.*",), moving=True, learning_rate=1e-5, steps=10_000),
         Stage(VAE, (r"vae/.*",), moving=False, learning_rate=1e-4, steps=100_000),
     )
 }

@@ -13,7 +13,7 @@ from einops import rearrange
 from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from memo_jax import sharding
 from memo_jax.data.windows import AUDIO_WINDOW, WindowConfig
@@ -437,7 +437,12 @@ class Trainer:
             grey=grey,
             norms=_norms(net),
             null_emotion=net.config.null_emotion,
+            levels=self._levels,
         )
+
+    def _levels(self, keys: PRNGKeyArray) -> Float[Array, " b"]:
+        """The noise levels of the samples with these keys."""
+        return conditions.sigmas(keys)
 
 
 def _norms(net: DiffusionNet) -> int:

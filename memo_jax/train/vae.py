@@ -17,18 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from memo_jax import sharding
 from memo_jax.data.windows import WindowConfig
 from memo_jax.diffusion import flow
 from memo_jax.models.vae import VAE
-from memo_jax.train.config import TrainConfig
-from memo_jax.train.stages import VAE as STAGE
 from memo_jax.train.state import Params
 from memo_jax.train.step import Trainer
-from memo_jax.weights.spec import ModelSpec
 
 
 class VAETrainer(Trainer):
@@ -99,8 +95,3 @@ def sample_losses(
 
 def _mean(values: Float[Array, "b ..."]) -> Float[Array, " b"]:
     return jnp.mean(jnp.abs(values), axis=tuple(range(1, values.ndim)))
-
-
-def trainer_of(config: TrainConfig, spec: ModelSpec, mesh: Mesh) -> Trainer:
-    """The trainer of the config's stage; raises as `Trainer`."""
-    return (VAETrainer if config.stage == STAGE else Trainer)(config, spec, mesh)

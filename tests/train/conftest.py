@@ -8,7 +8,7 @@ from small_model import quick_compilation, structures_kept
 
 from memo_jax import sharding
 from memo_jax.train.config import TrainConfig
-from memo_jax.train.step import Trainer
+from memo_jax.train.trainers import trainer_of
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -51,7 +51,7 @@ def trainer(model, one_device, config):
     def trainer(stage="finetune", **fields):
         what = config(stage, **fields)
         if what not in made:
-            made[what] = Trainer(what, model.spec, one_device)
+            made[what] = trainer_of(what, model.spec, one_device)
         return made[what]
 
     return trainer

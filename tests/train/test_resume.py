@@ -89,17 +89,19 @@ def test_another_data_set_is_refused(folder, whole, tmp_path):
         train(folder, "whole", f"--data={other}", past_frames=(2, 3))
 
 
-def test_the_real_step_goes_on_to_the_bit(folder):
-    """The tiniest networks, stage 2a, with the average that checkpoints keep."""
+@pytest.mark.parametrize("stage", ["2a", "distill"])
+def test_the_real_step_goes_on_to_the_bit(folder, stage):
+    """The tiniest networks, with the average that checkpoints keep. (Whoever learns of a teacher
+    must find it again as it was.)"""
 
     def real(run, *more, **fields):
         places = (f"--model={folder / 'tiniest'}", f"--data={folder / 'small'}")
-        fields |= {"batch_size": 2, "learning_rate": 1e-3, "ema_decay": 0.9}
+        fields |= {"batch_size": 2, "learning_rate": 1e-3, "ema_decay": 0.9, "stage": stage}
         fields |= {"robust_threshold": None, "checkpoint_every": 10}
-        return train(folder, run, *places, *more, main=command.main, **fields)
+        return train(folder, f"{run}-{stage}", *places, *more, main=command.main, **fields)
 
     whole = real("real", steps=3)
     real("real-stopped", steps=1)
-    real("real-stopped", "--accept-changes", steps=3)
-    assert_same(folder / "real-stopped", whole)
+    stopped = real("real-stopped", "--accept-changes", steps=3)
+    assert_same(stopped, whole)
     assert len(set(stand_in.losses(whole))) == 3 and jax.process_count() == 1

@@ -49,6 +49,15 @@ def test_the_same_config_goes_on_and_another_is_refused_by_the_fields_that_diffe
     assert json.loads((tmp_path / "run/config.json").read_text())["batch_size"] == 4
 
 
+def test_a_run_from_before_distillation_goes_on(tmp_path):
+    now = TrainConfig().to_dict()
+    later = {"student_steps", "teacher_substeps", "teacher_guidance"}
+    begin(tmp_path, {name: value for name, value in now.items() if name not in later})
+    begin(tmp_path, now)
+    with pytest.raises(UserError, match="student_steps null, now 8"):
+        begin(tmp_path, now | {"student_steps": 8})
+
+
 def test_changes_that_are_accepted_are_kept_and_told(tmp_path):
     begin(tmp_path)
     begin(tmp_path, CONFIG | {"batch_size": 8}, accept_changes=True)

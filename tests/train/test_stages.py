@@ -18,17 +18,18 @@ OF_THE_NETS = [stage for stage in STAGES if stage != "vae"]
 HEARS_AND_MOVES = r"diffusion_net/.*(audio|motion)_modules/.*"
 MOTION = "diffusion_net/mid_block/motion_modules/0"
 # One parameter of each kind, and which stages train it.
+SPATIAL, HEARS = {"1", "2b", "distill"}, {"2a", "2b", "finetune", "distill"}
 KINDS = {
     "reference_net/conv_in/kernel": {"1", "2b"},
     "reference_net/mid_block/attentions/0/transformer_blocks/0/attn1/to_q/kernel": {"1", "2b"},
     "image_proj/proj/kernel": {"1", "2b"},
     "audio_proj/proj1/kernel": {"2a", "2b"},
-    "diffusion_net/conv_in/kernel": {"2b"},
-    "diffusion_net/mid_block/resnets/0/conv1/kernel": {"2b"},
-    "diffusion_net/mid_block/attentions/0/transformer_blocks/0/attn1/to_q/kernel": {"1", "2b"},
-    "diffusion_net/mid_block/attentions/0/transformer_blocks/0/attn2/to_k/kernel": {"1", "2b"},
-    "diffusion_net/mid_block/audio_modules/0/proj_in/kernel": {"2a", "2b", "finetune"},
-    f"{MOTION}/proj_in/kernel": {"2a", "2b", "finetune"},
+    "diffusion_net/conv_in/kernel": {"2b", "distill"},
+    "diffusion_net/mid_block/resnets/0/conv1/kernel": {"2b", "distill"},
+    "diffusion_net/mid_block/attentions/0/transformer_blocks/0/attn1/to_q/kernel": SPATIAL,
+    "diffusion_net/mid_block/attentions/0/transformer_blocks/0/attn2/to_k/kernel": SPATIAL,
+    "diffusion_net/mid_block/audio_modules/0/proj_in/kernel": HEARS,
+    f"{MOTION}/proj_in/kernel": HEARS,
     f"{MOTION}/transformer_blocks/0/attention_blocks/0/pos_encoder/pe": set(),
 }
 
@@ -45,7 +46,8 @@ def test_state_and_frozen_share_out_what_runs(trainer, stage):
     own = trainer(stage)
     state, frozen = own.abstract()
     assert set(state.trained) == set(own.trained) and not set(state.trained) & set(frozen)
-    read = {path for path in {**state.trained, **frozen} if not path.startswith("grey/")}
+    beside = ("grey/", "teacher/")
+    read = {path for path in {**state.trained, **frozen} if not path.startswith(beside)}
     assert read == set(own.shapes)
     # Stage 1 neither reads nor trains what hears and moves, nor is there a past to drop.
     assert any(re.fullmatch(HEARS_AND_MOVES, path) for path in read) == (stage != "1")

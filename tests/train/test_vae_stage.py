@@ -8,7 +8,8 @@ import smallest
 from golden_case import relative_error
 
 from memo_jax.errors import UserError
-from memo_jax.train.vae import sample_losses, trainer_of
+from memo_jax.train.trainers import trainer_of
+from memo_jax.train.vae import sample_losses
 
 FIELDS = {"form": "images", "robust_threshold": None, "learning_rate": 3e-3, "decoupled": ()}
 
