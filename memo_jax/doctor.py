@@ -104,6 +104,7 @@ def examine(model: str) -> list[Finding]:
         ("video", _encoders),
         ("storage", _storage),
         ("model", lambda: _model(model)),
+        ("judges", _judges),
     ]
     found: dict[str, list[Finding]] = {}
     # The devices last: their process works meanwhile.
@@ -116,7 +117,7 @@ def examine(model: str) -> list[Finding]:
         except Exception as error:  # what a broken library raises is a finding
             what = f"{type(error).__name__}: {_short(error)}"
             fix = "pip install what is marked above; else pip install --force-reinstall -e ."
-            found[group].append(Finding(group, PROBLEM, what, fix, True, group))
+            found[group].append(Finding(group, PROBLEM, what, fix, group != "judges", group))
     return [one for group, _ in checks for one in found[group]]
 
 
@@ -381,6 +382,14 @@ def _model(name: str) -> Iterator[Finding]:
     from memo_jax.weights import health
 
     for one in health.examine(name):
+        yield Finding(**dataclasses.asdict(one))
+
+
+def _judges() -> Iterator[Finding]:
+    """Networks that measure videos; none of them is needed to make one."""
+    from memo_jax.weights import judging
+
+    for one in judging.examine_judges():
         yield Finding(**dataclasses.asdict(one))
 
 

@@ -336,6 +336,21 @@ def test_a_model_that_is_not_here(said, model):
     assert status == 1 and found["model"]["fix"]
 
 
+def test_judges(said, machine):
+    """None is needed to sample; each has the line that puts it where it is looked for."""
+    status, found = said()
+    assert status == 0
+    for name, judge in manifest.judges().items():
+        assert found[name]["state"] == "missing" and found[name]["group"] == "judges"
+        assert str(machine / "cache" / "judges" / judge.file) in found[name]["fix"]
+    path = machine / "cache" / "judges" / "i3d_torchscript.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"a web page")
+    status, found = said()
+    assert status == 0 and found["fvd"]["state"] == "problem"
+    assert "10 bytes" in found["fvd"]["detail"]
+
+
 def test_a_folder_that_is_no_model(said, tmp_path):
     status, found = said("--model", str(tmp_path))
     assert status == 1 and "convert_weights" in found["model"]["fix"]

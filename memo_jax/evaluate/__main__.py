@@ -16,9 +16,10 @@ from tqdm import tqdm
 from memo_jax.command import Parser, keep_compilations, run
 from memo_jax.errors import UserError, one_line
 from memo_jax.evaluate.report import page, plot
+from memo_jax.evaluate.shown import PuppetEmotions
 from memo_jax.evaluate.studies import MAIN, OTHER_TRAININGS, STUDIES, Study
 from memo_jax.evaluate.suite import Job, Suite, Trained, frames_of
-from memo_jax.metrics.compare import add_options, compare, from_options
+from memo_jax.metrics.compare import add_options, compare, emotion_judge, from_options
 from memo_jax.metrics.report import write_report
 from memo_jax.metrics.table import to_markdown
 from memo_jax.train.run import is_run, run_model
@@ -93,11 +94,16 @@ def main(arguments: Sequence[str]) -> None:
 
 def _compare(args: argparse.Namespace) -> None:
     weights, settings = from_options(args)
+    judge = emotion_judge(args)
+    if args.emotion_judge == "puppets":
+        judge = PuppetEmotions()
     output = Path(args.output)
     table = compare(
         *(Path(args.real), Path(args.generated), output),
         weights=weights,
         settings=settings,
+        judge=judge,
+        asked=Path(args.emotions) if args.emotions else None,
         quiet=args.quiet,
     )
     written = write_report(table, output)

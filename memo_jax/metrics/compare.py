@@ -15,6 +15,7 @@ from memo_jax.io.boxes import FaceFinder
 from memo_jax.io.face import ArcFace, HaarFinder, OnnxFinder
 from memo_jax.io.image import read_image
 from memo_jax.io.paths import fail
+from memo_jax.metrics.emotion import Emotion, EmotionJudge, OnnxEmotions, read_asked
 from memo_jax.metrics.expression import Expression, Regressor
 from memo_jax.metrics.features import FrameFeatures, WindowFeatures
 from memo_jax.metrics.gather import Gathered, merged_curves
@@ -29,6 +30,7 @@ from memo_jax.metrics.sync import MouthMeter, SyncMeter
 from memo_jax.metrics.table import Broken, Example, Table
 from memo_jax.metrics.videos import BrokenVideo, Where, list_videos, name_of
 from memo_jax.weights.cache import sha256
+from memo_jax.weights.judging import found_judges
 
 WEIGHTS = {
     "fid": "InceptionV3 of 2015-12-05, for FID and KID",
@@ -80,6 +82,8 @@ def compare(
     *,
     weights: Mapping[str, Path],
     settings: Settings | None = None,
+    judge: EmotionJudge | None = None,
+    asked: Path | None = None,
     quiet: bool = False,
 ) -> Table:
     """The table of a folder of generated videos beside a folder of real ones.
@@ -93,10 +97,13 @@ def compare(
       output: a folder, made where it is missing.
       weights: files by the names in `WEIGHTS`.
       settings: how videos are read.
+      judge: of the emotion that faces show.
+      asked: a CSV of the emotions asked for, by the videos' names (`emotion.read_asked`).
       quiet: no progress bar.
 
     Raises:
-      UserError: no videos, none that can be read, weights that are not those meant.
+      UserError: no videos, none that can be read, weights that are not those meant, emotions of
+        no video.
     """
     settings = settings or Settings()
     folders = {"real": Path(real), "generated": Path(generated)}
@@ -105,6 +112,9 @@ def compare(
         raise UserError(f"weights for {', '.join(strangers)}; expected some of {list(WEIGHTS)}")
     finder, where = _finder(weights, settings)
     meters = _meters(weights, settings)
+    emotions = _asked(judge, asked, paths, folders)
+    if judge is not None:
+        meters.append(Emotion(judge))
     cache = Cache(settings.cache) if settings.cache else Cache.default()
     cache = cache if settings.keep else Cache(None)
     sets = {name: Gathered(settings.fps) for name in paths}
@@ -122,7 +132,7 @@ def compare(
                     broken.append(Broken(key, name, one_line(error)))
                 else:
                     reference = _reference(key, name, found, sets["real"], meters, finder, settings)
-                    line = sets[key].add(name, found, reference)
+                    line = sets[key].add(name, found, reference, emotions.get(name))
                     lines.append(json.dumps({"set": key, "name": name} | line))
                 bar.update()
     for key, one in sets.items():
@@ -135,7 +145,7 @@ def compare(
     write_text(Path(output) / "videos.jsonl", "\n".join(lines) + "\n")
     rows, counts = rows_of(sets["real"], sets["generated"], meters)
     return Table(
-        about=_about(folders, sets, settings, finder),
+        about=_about(folders, sets, settings, finder, weights),
         rows=rows,
         warnings=warnings_of(sets["real"], sets["generated"]),
         broken=tuple(broken),
@@ -182,6 +192,26 @@ def _meters(weights: Mapping[str, Path], settings: Settings) -> list[Meter]:
         regressor = Regressor(path, settings.expression)
         meters.append(Expression(regressor, sha256(Path(path))))
     return meters
+
+
+def _asked(
+    judge: EmotionJudge | None,
+    asked: Path | None,
+    paths: dict[str, list[Path]],
+    folders: dict[str, Path],
+) -> dict[str, int]:
+    """Name -> class of the judge."""
+    if asked is None:
+        return {}
+    if judge is None:
+        raise UserError("emotions are given and no judge of them; give --emotion-judge too")
+    wanted = read_asked(asked, judge.classes)
+    names = {name_of(path, folders[key]) for key, some in paths.items() for path in some}
+    if not names & set(wanted):
+        raise UserError(
+            f"emotions {str(asked)!r} are of no video; expected names such as {min(names)!r}"
+        )
+    return {name: judge.classes.index(emotion) for name, emotion in wanted.items()}
 
 
 def _reference(
@@ -235,6 +265,7 @@ def _about(
     sets: dict[str, Gathered],
     settings: Settings,
     finder: FaceFinder | None,
+    weights: Mapping[str, Path],
 ) -> dict[str, str]:
     kind = "taken to be where portraits have them" if finder is None else type(finder).__name__
     return {
@@ -242,6 +273,7 @@ def _about(
         "read at": f"{settings.fps:g} frames per second",
         "faces": kind,
         "FID's pictures": f"one frame of {settings.step}, prepared as {settings.preparation}'s",
+        "weights": ", ".join(f"{name} {path}" for name, path in weights.items()) or "none",
     }
 
 
@@ -251,7 +283,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--real", metavar="DIR", help="real videos")
     group.add_argument("--generated", metavar="DIR", help="generated videos")
     for name, what in WEIGHTS.items():
-        group.add_argument(f"--{name.replace('_', '-')}-weights", metavar="FILE", help=what)
+        option = f"--{name.replace('_', '-')}-weights"
+        group.add_argument(option, metavar="FILE", help=f"{what}; off for none")
     group.add_argument("--portraits", metavar="DIR", help="pictures, by the videos' names")
     group.add_argument("--fps", type=float, default=25.0, help="at which all videos are read")
     group.add_argument(
@@ -270,16 +303,32 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--expression", metavar="A:B", help="columns of the regressor's output, for E-FID"
     )
+    group.add_argument(
+        "--emotion-judge",
+        metavar="FILE",
+        help="a classifier of faces' emotion as ONNX, or puppets, which knows drawn faces alone",
+    )
+    group.add_argument(
+        "--emotion-classes", metavar="A,B,...", help="of the classifier, in its outputs' order"
+    )
+    group.add_argument(
+        "--emotions", metavar="CSV", help="name,emotion: what was asked for, for emotion accuracy"
+    )
     group.add_argument("--no-features-cache", action="store_true", help="keep no features on disk")
 
 
 def from_options(args: argparse.Namespace) -> tuple[dict[str, Path], Settings]:
-    """Weights and settings from parsed options.
+    """Weights and settings from parsed options. Weights that no option names are those in the
+    judges' folder (`memo_jax.weights.judging`), where they are there.
 
     Raises:
-      UserError: an option that cannot be what it is.
+      UserError: an option that cannot be what it is, or a file in the folder that is not the
+        published one.
     """
+    here = found_judges("memo_jax.evaluate")
     given = {name: getattr(args, f"{name}_weights") for name in WEIGHTS}
+    given = {name: here.get(name) if path is None else path for name, path in given.items()}
+    given = {name: None if path == "off" else path for name, path in given.items()}
     portraits = Path(args.portraits) if args.portraits else None
     if portraits is not None and not portraits.is_dir():
         raise fail(f"--portraits {args.portraits!r} is no folder; give one that holds pictures")
@@ -293,6 +342,20 @@ def from_options(args: argparse.Namespace) -> tuple[dict[str, Path], Settings]:
         keep=not args.no_features_cache,
     )
     return {name: Path(path) for name, path in given.items() if path}, settings
+
+
+def emotion_judge(args: argparse.Namespace) -> EmotionJudge | None:
+    """The classifier that parsed options name, where it is a file.
+
+    Raises:
+      UserError: no such classifier, or options that do not go together.
+    """
+    classes = [name.strip() for name in (args.emotion_classes or "").split(",") if name.strip()]
+    if args.emotion_judge in (None, "puppets"):
+        if classes:
+            raise UserError("--emotion-classes are of a file that --emotion-judge names")
+        return None
+    return OnnxEmotions(args.emotion_judge, classes)
 
 
 def _columns(text: str | None) -> slice | None:

@@ -53,10 +53,16 @@ class Gathered:
         self.offsets: list[int] = []
         self.references: dict[str, np.ndarray] = {}
 
-    def add(self, name: str, found: dict[str, Arrays], reference: np.ndarray | None) -> dict:
+    def add(
+        self,
+        name: str,
+        found: dict[str, Arrays],
+        reference: np.ndarray | None,
+        asked: int | None = None,
+    ) -> dict:
         """Takes in a video's arrays; gives its figures, for a line about it.
 
-        `reference` is the embedding of whom it should show.
+        `reference` is the embedding of whom it should show, `asked` the class of the emotion.
         """
         self.videos += 1
         line: dict[str, Any] = {}
@@ -81,6 +87,12 @@ class Gathered:
                 self._figures(line, mouth=score, late=abs(late))
         if "identity" in found:
             self._identity(name, found["identity"], reference, line)
+        if "emotion" in found:
+            labels = found["emotion"]["labels"]
+            if asked is None or not len(labels):
+                self._lacks("emotion", "no emotion asked of it" if len(labels) else "no face", line)
+            else:
+                self._figures(line, emotion=float((labels == asked).mean()))
         if "quality" in found:
             seconds = by_second(found["quality"]["frames"].astype(np.float64), self._fps)
             for column, values in zip(NAMES, seconds.T, strict=True):

@@ -12,10 +12,10 @@ from flax import nnx
 from memo_jax.errors import UserError, one_line
 from memo_jax.metrics.i3d import I3D, I3DFeatures
 from memo_jax.metrics.inception import InceptionFeatures, InceptionV3, Preparation
-from memo_jax.metrics.torchscript import is_program, read_program
 from memo_jax.weights import build
 from memo_jax.weights.components import assemble
 from memo_jax.weights.readers import open_tensors
+from memo_jax.weights.readers.torchscript import is_program, read_program
 from memo_jax.weights.rules import ConversionError, Rule, import_tensors, norm
 
 # Names that carry nothing for features, and why.

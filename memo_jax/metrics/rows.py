@@ -14,9 +14,12 @@ WINDOWS_WANTED = 256  # of which FVD was published; below, 400 numbers have no c
 Counts = dict[str, list[tuple[int, float]]]
 
 NO_EMOTION = (
-    "no published judge of the emotion that a video shows; the paper's figure is of its detector "
-    "on labelled sound, which memo_jax.train.emotion measures as it trains one"
+    "no judge of the emotion that a face shows given (--emotion-judge), and none is published with "
+    "the paper, whose figure is of its detector on labelled sound, which memo_jax.train.emotion "
+    "measures as it trains one"
 )
+NO_EMOTIONS = "no emotions asked for given (--emotions)"
+EMOTION = "share of frames, five a second, that show the emotion asked for, by the judge given"
 NO_REGRESSOR = "no 3DMM regressor given, and no other features of a face are its expression alone"
 
 
@@ -27,12 +30,12 @@ def rows_of(
     measured = {meter.name: meter for meter in meters}
     counts: Counts = {}
     rows = [
-        _frechet("FVD", "fvd", "windows of 16 frames", real, generated, "no I3D weights given"),
-        _frechet("FID", "fid", "frames", real, generated, "no InceptionV3 weights given"),
+        _frechet("FVD", "fvd", "windows of 16 frames", real, generated, _absent("I3D")),
+        _frechet("FID", "fid", "frames", real, generated, _absent("InceptionV3")),
         *_sync(real, generated, "sync" in measured),
         _identity(real, generated, measured.get("identity")),
         _frechet("E-FID", "expression", "faces", real, generated, NO_REGRESSOR),
-        Row("emotion accuracy", None, better="higher", note=NO_EMOTION),
+        _emotion(real, generated, "emotion" in measured),
     ]
     if rows[1].generated is not None:
         rows.append(_kid(real, generated))
@@ -124,7 +127,7 @@ def _kid(real: Gathered, generated: Gathered) -> Row:
 
 def _sync(real: Gathered, generated: Gathered, judged: bool) -> list[Row]:
     if not judged:
-        absent = "no SyncNet weights given"
+        absent = _absent("SyncNet")
         return [
             Row("Sync-C", None, better="higher", note=absent),
             Row("Sync-D", None, better="lower", note=absent),
@@ -149,6 +152,19 @@ def _identity(real: Gathered, generated: Gathered, meter: Meter | None) -> Row:
         )
     row = _mean(name, "identity", "higher", real, generated, "; ".join(n for n in notes if n))
     return row
+
+
+def _absent(network: str) -> str:
+    return f"no {network} weights given; python -m memo_jax.doctor says where to get them"
+
+
+def _emotion(real: Gathered, generated: Gathered, judged: bool) -> Row:
+    if not judged:
+        return Row("emotion accuracy", None, better="higher", note=NO_EMOTION)
+    note = "; ".join(n for n in (EMOTION, _lacking("emotion", real, generated)) if n)
+    if not generated.count("emotion") and not real.count("emotion"):
+        note = f"{NO_EMOTIONS}, or none of a video with a face"
+    return _mean("emotion accuracy", "emotion", "higher", real, generated, note)
 
 
 def _lacking(key: str, real: Gathered, generated: Gathered) -> str:

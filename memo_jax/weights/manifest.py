@@ -1,9 +1,10 @@
 """The published files memo_jax can use: where they are, how they are checked, who owns them.
 
-`manifest.json` holds `sources` (a repository of the Hugging Face hub and its files) and `models`
-(the sources a model is put together from, and the folder each goes into). A size or hash is there
-only where somebody else states it, and `checked` says where; null means that the file is checked
-against what the hub itself states for the revision that is downloaded.
+`manifest.json` holds `sources` (a repository of the Hugging Face hub and its files), `models` (the
+sources a model is put together from, and the folder each goes into) and `judges` (single files of
+networks that judge videos, which the user fetches). A size or hash is there only where somebody
+else states it, and `checked` says where; null means that a source's file is checked against what
+the hub itself states for the revision that is downloaded, and a judge's by its tensors' names.
 """
 
 import functools
@@ -76,11 +77,34 @@ class PublishedModel:
 
 
 @dataclass(frozen=True)
+class Judge:
+    """A network that judges videos: one file, fetched by the user and never by this package.
+
+    `command` takes it by `option`; `url` is where the file itself is, `page` its authors' own.
+    """
+
+    name: str
+    what: str
+    file: str
+    command: str
+    option: str
+    url: str
+    page: str
+    licence: str
+    licence_url: str
+    size: int | None = None
+    sha256: str | None = None
+    checked: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """All sources and models, by repository and by id."""
+    """All sources and models, by repository and by id, and judges by name."""
 
     sources: Mapping[str, Source]
     models: Mapping[str, PublishedModel]
+    judges: Mapping[str, Judge]
 
 
 def read_manifest() -> Manifest:
@@ -98,6 +122,11 @@ def model(model_id: str) -> PublishedModel | None:
     return read_manifest().models.get(model_id)
 
 
+def judges() -> Mapping[str, Judge]:
+    """The networks that judge videos, by name."""
+    return read_manifest().judges
+
+
 @functools.cache
 def _read(path: Path) -> Manifest:
     data = json.loads(path.read_text("utf-8"))
@@ -107,7 +136,8 @@ def _read(path: Path) -> Manifest:
         name: PublishedModel(name, tuple(Part(found[p["source"]], p["into"]) for p in parts))
         for name, parts in data["models"].items()
     }
-    return Manifest(found, models)
+    judges = {name: Judge(name, **fields) for name, fields in data["judges"].items()}
+    return Manifest(found, models, judges)
 
 
 def _source(repository: str, fields: dict[str, Any]) -> Source:

@@ -1,6 +1,7 @@
 """Two folders of puppets: the table, broken videos, the cache, memory, the report."""
 
 import argparse
+import dataclasses
 import json
 import re
 import shutil
@@ -23,6 +24,7 @@ from memo_jax.metrics.gather import Gathered
 from memo_jax.metrics.meters import Cache
 from memo_jax.metrics.report import page, plots, write_report
 from memo_jax.metrics.table import to_json, to_markdown
+from memo_jax.weights import manifest
 
 
 class Projection:
@@ -121,7 +123,7 @@ def test_the_table(folders, tmp_path, weights, calls):
     identity = table.row("pixel identity")
     assert 0.8 < identity.generated <= 1 and 0.8 < identity.real <= 1
     assert "1 without: no real video" in identity.note and "no paper's figure" in identity.note
-    for name, reason in {"E-FID": "3DMM regressor", "emotion accuracy": "no published"}.items():
+    for name, reason in {"E-FID": "3DMM regressor", "emotion accuracy": "no judge"}.items():
         assert table.row(name).generated is None and reason in table.row(name).note
     assert table.row("sharpness").generated < 0.7 * table.row("sharpness").real
     assert table.row("frozen").generated == table.row("frozen").real == 0
@@ -255,6 +257,24 @@ def test_what_cannot_be_compared(folders, tmp_path, changes, told):
 def test_settings_that_cannot_be(changes):
     with pytest.raises(UserError, match="expected 1 to 120, and 1 at least"):
         Settings(**changes)
+
+
+def test_weights_in_the_judges_folder(tmp_path, monkeypatch):
+    """Are taken where no option names others, unless they are off."""
+    monkeypatch.setenv("MEMO_JAX_CACHE", str(tmp_path))
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    path = tmp_path / "judges" / "syncnet_v2.model"
+    path.parent.mkdir()
+    path.write_bytes(b"not SyncNet")
+    with pytest.raises(UserError, match=r"11 bytes, expected 54,573,114"):
+        from_options(parser.parse_args([]))
+    judge = dataclasses.replace(manifest.judges()["syncnet"], size=None, sha256=None)
+    monkeypatch.setattr(manifest, "judges", lambda: {"syncnet": judge})
+    assert from_options(parser.parse_args([]))[0] == {"syncnet": path}
+    named = parser.parse_args(["--syncnet-weights", "own.model"])
+    assert from_options(named)[0] == {"syncnet": Path("own.model")}
+    assert from_options(parser.parse_args(["--syncnet-weights", "off"]))[0] == {}
 
 
 def test_options():

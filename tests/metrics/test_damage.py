@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from memo_jax.io.face import HaarFinder
+from memo_jax.metrics.expression import Expression
 from memo_jax.metrics.frechet import Moments, frechet_distance, kernel_distance
 from memo_jax.metrics.i3d import I3D, I3DFeatures, windows_of
 from memo_jax.metrics.identity import Identity, cosines, drift
@@ -132,18 +133,23 @@ def test_another_person_takes_over(acts, tmp_path):
     assert curves[1][:2] == pytest.approx(curves[0][:2]) and curves[1][2] < 0.6
 
 
-@pytest.mark.parametrize("who", [0, 1, 2])
-def test_sound_that_is_shifted(acts, tmp_path, who):
-    """By 0 to 10 frames to either side: found to the frame, and less of it is explained."""
-    meter, lates = MouthMeter(), []
-    for frames in (-10, -4, 0, 4, 10):
-        path = acts[who].save(tmp_path / f"{frames}.mp4", late=frames * 640)
-        score, late, reason = seen(path, meter)["mouth"]
-        assert reason == 0 and score > 0.1
-        lates.append(late * FPS)
-    # The mouth itself may be some frames off its sound, which no shift changes.
-    assert np.abs(np.array(lates) - lates[2] - [-10, -4, 0, 4, 10]).max() <= 1.01
-    assert abs(lates[2]) <= 2.01
+def test_sound_that_is_shifted(acts, tmp_path):
+    """By 0 to 10 frames to either side: found to the frame for each, and the mean of what is
+    between them, as the table has it, rises with it."""
+    meter, shifts, lates = MouthMeter(), (-10, -4, 0, 4, 10), []
+    for who in range(3):
+        found = []
+        for frames in shifts:
+            path = acts[who].save(tmp_path / f"{who} {frames}.mp4", late=frames * 640)
+            score, late, reason = seen(path, meter)["mouth"]
+            assert reason == 0 and score > 0.1
+            found.append(late * FPS)
+        # The mouth itself may be some frames off its sound, which no shift changes.
+        assert np.abs(np.array(found) - found[2] - shifts).max() <= 1.01
+        assert abs(found[2]) <= 2.01
+        lates.append(found)
+    apart = np.abs(lates).mean(axis=0)
+    assert rises(apart[2:], 1) and rises(apart[2::-1], 1)
 
 
 def test_lips_of_another_recording(acts, tmp_path):
@@ -173,17 +179,62 @@ def i3d(filled):
     return I3DFeatures(filled(lambda rngs: I3D(rngs=rngs)), batch=4, side=64)
 
 
-def test_fid_and_kid_of_blurred_frames(acts, filled):
-    """Under drawn weights."""
+@pytest.fixture(scope="module")
+def fid(acts, filled):
+    """FID and KID under drawn weights, of frames against others of the same people."""
     inception = InceptionFeatures(filled(lambda rngs: InceptionV3(rngs=rngs)), batch=4)
-    frames = np.concatenate([act.frames[::38] for act in acts[:3]])
     real = inception(np.concatenate([act.frames[19::38] for act in acts[:3]]))
-    fid, kid = [], []
-    for sigma in (0, 1.5, 4):
-        features = inception(blurred(frames, sigma))
-        fid.append(frechet_distance(moments_of(real), moments_of(features)))
-        kid.append(kernel_distance(real, features).mean)
-    assert rises(fid) and rises(kid)
+
+    def fid(frames):
+        features = inception(frames)
+        return (
+            frechet_distance(moments_of(real), moments_of(features)),
+            kernel_distance(real, features).mean,
+        )
+
+    return fid
+
+
+@pytest.mark.parametrize("damage", ["blur", "flicker", "another"])
+def test_fid_and_kid_of_damaged_frames(acts, fid, damage):
+    """They see pictures one by one: frames that are frozen or lost change nothing in them."""
+    frames = np.concatenate([act.frames[::38] for act in acts[:3]])
+    found = [fid(frames)]
+    for k in range(2):
+        if damage == "blur":
+            found.append(fid(blurred(frames, (1.5, 4)[k])))
+        elif damage == "flicker":
+            found.append(fid(flickering(frames, (0.45, 0.9)[k])))
+        else:  # of the fourth, in the place of more and more
+            n = (2, 6)[k]
+            found.append(fid(np.concatenate([acts[3].frames[:60:10][:n], frames[n:]])))
+    assert rises([one[0] for one in found]) and rises([one[1] for one in found])
+
+
+class Grid:
+    """Stands for a 3DMM regressor: the greys of an upright grid over the mouth."""
+
+    width, columns = 8, slice(0, 8)
+
+    def __call__(self, face):
+        grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)[128:224, 64:192].astype(np.float32)
+        return cv2.resize(grey, (2, 4), interpolation=cv2.INTER_AREA).ravel()
+
+
+def test_e_fid_of_faces_that_freeze(acts, tmp_path):
+    """From the end, the second half, the beginning on: expressions that do not change are
+    further and further from those that do."""
+    meter, real, found = Expression(Grid(), ""), Moments(8), []
+    for who in range(3):
+        real.add(seen(acts[who].save(tmp_path / f"{who}.mp4"), meter)["coefficients"])
+    for start in (75, 38, 1):
+        frozen = Moments(8)
+        for who in range(3):
+            frames = held(acts[who].frames, range(start, 75))
+            path = acts[who].save(tmp_path / f"{who} {start}.mp4", frames)
+            frozen.add(seen(path, meter)["coefficients"])
+        found.append(frechet_distance(real, frozen))
+    assert found[0] == pytest.approx(0, abs=1e-6) and rises(found, 1)
 
 
 def damaged(frames, other, damage, k):

@@ -10,6 +10,7 @@ from memo_jax.io.crop import HEAD_MARGIN, crop_around
 from memo_jax.io.face import ArcFace
 from memo_jax.io.face_onnx import ALIGNED_LANDMARKS
 from memo_jax.metrics.compare import _meters
+from memo_jax.metrics.emotion import Emotion, OnnxEmotions
 from memo_jax.metrics.expression import Expression, Regressor
 from memo_jax.metrics.gather import Seconds
 from memo_jax.metrics.identity import Identity, cosines, drift
@@ -134,6 +135,24 @@ def test_regressors_of_other_sizes(tmp_path, width, columns, told):
     path = save(tmp_path / "three.onnx", 32, width, np.zeros((48, width)))
     with pytest.raises(UserError, match=told):
         Regressor(path, columns)
+
+
+def test_an_emotion_by_a_classifier(tmp_path):
+    """Its largest output for the face alone: red faces are class 0, blue ones class 2."""
+    weights = np.zeros((48, 3))
+    weights[:16, 0] = weights[32:, 2] = 1
+    judge = OnnxEmotions(save(tmp_path / "emotions.onnx", 64, 3, weights), ("angry", "calm", "sad"))
+    frames = np.full((32, 96, 96, 3), 90, np.uint8)
+    frames[:16, :, :, 0], frames[16:, :, :, 2] = 200, 200
+    frames[:, 0, 0] = 20  # where the face is
+    frames[10, 0, 0] = 0  # no face in this one
+    reading = Emotion(judge).start(None, 25.0)
+    reading.add(chunk(frames, Planted()))
+    assert reading.finish()["labels"].tolist() == [0, 0, 0, 2, 2, 2]
+    assert Emotion(judge).start(None, 25.0).finish()["labels"].shape == (0,)
+    for classes in (("angry", "sad"), ("angry", "angry", "angry"), ()):
+        with pytest.raises(UserError, match=r"gives 3 numbers, and the classes are|each once"):
+            OnnxEmotions(tmp_path / "emotions.onnx", classes)
 
 
 def test_a_regressor_that_is_none(tmp_path):

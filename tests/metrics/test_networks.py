@@ -28,8 +28,8 @@ from memo_jax.metrics.networks import (
     load_i3d,
     load_inception,
 )
-from memo_jax.metrics.torchscript import is_program, read_program
 from memo_jax.weights.build import CountingRngs, abstract
+from memo_jax.weights.readers.torchscript import is_program, read_program
 from memo_jax.weights.rules import export_tensors, import_tensors
 
 torch = pytest.importorskip("torch", reason="PyTorch is the judge here")
@@ -91,7 +91,8 @@ def test_inception_features_and_fid(inception, waves):
 def test_inception_pictures_as_torch_fidelity_prepares_them(inception, waves, monkeypatch):
     """Where torch-fidelity is installed: its own network and its TensorFlow-like resizing.
 
-    Only the two files are imported: the package itself asks for torchvision.
+    Only the two files are imported: the package itself asks for torchvision, which has to be of
+    the same build as PyTorch, and is not where PyTorch is the one for CPUs.
     """
     spec = importlib.util.find_spec("torch_fidelity")
     if spec is None:
@@ -106,11 +107,14 @@ def test_inception_pictures_as_torch_fidelity_prepares_them(inception, waves, mo
     network = theirs.FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048"], feature_extractor_weights_path=__file__
     ).eval()
-    frames = waves(2, 3)
+    sets = [waves(2, 4), waves(5, 4)]
     with torch.no_grad():
-        (wanted,) = network(torch.from_numpy(frames).permute(0, 3, 1, 2))
-    got = ours._run(np.concatenate([prepared(frames, "tensorflow"), np.zeros((1, 299, 299, 3))]))
-    assert relative_error(np.asarray(got)[:3], wanted.numpy()) <= 1e-4
+        wanted = [network(torch.from_numpy(f).permute(0, 3, 1, 2))[0].numpy() for f in sets]
+    found = [np.asarray(ours._run(prepared(frames, "tensorflow"))) for frames in sets]
+    for got, want in zip(found, wanted, strict=True):
+        assert relative_error(got, want) <= 1e-4
+    fid = frechet_distance(*(moments_of(features) for features in found))
+    assert fid == pytest.approx(by_singular_values(*wanted), rel=1e-3)
 
 
 def test_i3d_logits_as_published(i3d, waves):

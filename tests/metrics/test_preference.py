@@ -2,24 +2,25 @@
 
 import csv
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from memo_jax.errors import UserError
-from memo_jax.metrics.preference import (
-    QUESTIONS,
-    Study,
-    a_is_left,
-    pairs_of,
-    server,
-    tally,
-    to_markdown,
-    wilson,
-)
+from memo_jax.metrics.preference.__main__ import main
+from memo_jax.metrics.preference.server import server
+from memo_jax.metrics.preference.study import Pair, Study, pairs_of
+from memo_jax.metrics.preference.votes import QUESTIONS, tally, to_markdown, wilson
+
+RATERS = ("ann", "bob", "cy", "di")
 
 
 @pytest.fixture
@@ -28,7 +29,14 @@ def study(tmp_path):
         (tmp_path / folder).mkdir()
         for name in names:
             (tmp_path / folder / f"{name}.mp4").write_bytes(f"{folder} {name}".encode() * 50)
-    return Study(pairs_of(tmp_path / "a", tmp_path / "b"), tmp_path / "votes.csv")
+    pairs = pairs_of(tmp_path / "a", tmp_path / "b")
+    return Study(pairs, tmp_path / "votes.csv", ("a", "b"), seed=1)
+
+
+def many(tmp_path, seed=0):
+    """A study of forty pairs that are nowhere."""
+    pairs = [Pair(f"pair {j}", tmp_path / "a", tmp_path / "b") for j in range(40)]
+    return Study(pairs, tmp_path / f"votes {seed}.csv", ("a", "b"), seed)
 
 
 @pytest.fixture
@@ -96,18 +104,48 @@ def test_wilsons_interval_at_the_ends():
         wilson(5, 4)
 
 
-def test_sides_are_drawn_and_stay():
-    sides = [a_is_left(f"rater {i}", f"pair {j}") for i in range(40) for j in range(40)]
-    assert 0.45 < sum(sides) / len(sides) < 0.55
-    assert a_is_left("rater 3", "pair 7") == a_is_left("rater 3", "pair 7")
+def test_sides_are_drawn_and_stay(tmp_path):
+    one, again, other = many(tmp_path), many(tmp_path), many(tmp_path, 7)
+    who = [f"rater {i}" for i in range(40)]
+    drawn = [
+        [each.a_is_left(rater, pair.name) for rater in who for pair in each.pairs]
+        for each in (one, again, other)
+    ]
+    assert 0.45 < sum(drawn[0]) / len(drawn[0]) < 0.55
+    assert drawn[0] == drawn[1]
+    assert 0.4 < sum(x == y for x, y in zip(drawn[0], drawn[2], strict=True)) / 1600 < 0.6
+
+
+def test_everybody_has_an_order_of_their_own(tmp_path):
+    one, again, other = many(tmp_path), many(tmp_path), many(tmp_path, 7)
+    order = one.left_to_do("ann")
+    assert sorted(order) == list(range(40)) != order
+    assert again.left_to_do("ann") == order
+    assert order not in (one.left_to_do("bob"), other.left_to_do("ann"))
+
+
+def test_a_rater_goes_on_where_they_stopped(study, address):
+    """On the same page and with a server started anew."""
+
+    def left(address):
+        return json.loads(get(f"{address}/pairs?rater=ann")[2])
+
+    first, second = left(address)
+    study.vote("ann", first, answers())
+    assert left(address) == [second]
+    again = Study(study.pairs, study.votes, study.names, study.seed)
+    assert again.left_to_do("ann") == [second] and len(again.left_to_do("bob")) == 2
+    again.vote("ann", second, answers())
+    assert again.left_to_do("ann") == []
+    assert refused(get, f"{address}/pairs?rater=%3Dann")[0] == 400
 
 
 def test_votes_mean_who_was_on_that_side(study, address):
     """Every question, by raters for whom A is left and for whom it is right."""
-    for rater in ("ann", "bob", "cy", "di"):
+    for rater in RATERS:
         content = {"key": study.key, "rater": rater, "pair": 0, "answers": answers(lips="same")}
         assert post(f"{address}/vote", content) == b"{}"
-    left = sum(a_is_left(rater, "mary") for rater in ("ann", "bob", "cy", "di"))
+    left = sum(study.a_is_left(rater, "mary") for rater in RATERS)
     assert 0 < left < 4
     shares = tally(study.votes)
     assert (shares["motion"].a, shares["motion"].b) == (left, 4 - left)
@@ -117,14 +155,13 @@ def test_votes_mean_who_was_on_that_side(study, address):
     with study.votes.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 20 and {row["pair"] for row in rows} == {"mary"}
-    status, _, text = get(f"{address}/results")
-    assert status == 200 and text.decode() == to_markdown(shares)
+    assert {(row["a"], row["b"]) for row in rows} == {("a", "b")}
 
 
 def test_a_rater_may_change_their_mind(study):
     study.vote("ann", 1, answers())
     study.vote("ann", 1, answers(overall="right"))
-    left = a_is_left("ann", "otto")
+    left = study.a_is_left("ann", "otto")
     shares = tally(study.votes)
     assert (shares["overall"].a, shares["overall"].b) == ((0, 1) if left else (1, 0))
     assert (shares["motion"].a, shares["motion"].b) == ((1, 0) if left else (0, 1))
@@ -132,13 +169,48 @@ def test_a_rater_may_change_their_mind(study):
 
 def test_votes_go_on_in_a_file_that_is_there(study, tmp_path):
     study.vote("ann", 0, answers())
-    again = Study(study.pairs, study.votes)
+    again = Study(study.pairs, study.votes, study.names)
     again.vote("bob", 0, answers())
     assert sum(sum((one.a, one.b)) for one in tally(study.votes).values()) == 10
     other = tmp_path / "other.csv"
     other.write_text("x,y\n1,2\n")
     with pytest.raises(UserError, match="have not the columns"):
-        Study(study.pairs, other)
+        Study(study.pairs, other, study.names)
+
+
+def test_votes_of_other_folders_are_not_gone_on_with(study):
+    """The two in the other order above all: every vote would count for the wrong one."""
+    study.vote("ann", 0, answers())
+    with pytest.raises(UserError, match="are on a as A and b as B"):
+        Study(study.pairs, study.votes, ("b", "a"))
+    mixed = study.votes.read_bytes()
+    study.votes.write_bytes(mixed + mixed.splitlines(True)[-1].replace(b",a,b", b",b,a"))
+    with pytest.raises(UserError, match="2 pairs of folders"):
+        to_markdown(study.votes)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3, 4, 9, 60, 130])
+def test_a_row_that_a_stopped_machine_left(study, lost):
+    """The pair is asked again, and its votes count once."""
+    study.vote("ann", 0, answers())
+    study.vote("ann", 1, answers())
+    study.votes.write_bytes(study.votes.read_bytes()[:-lost])
+    again = Study(study.pairs, study.votes, study.names, study.seed)
+    assert again.left_to_do("ann") == [1]
+    again.vote("ann", 1, answers())
+    assert [one.a + one.b for one in tally(study.votes).values()] == [2] * 5
+
+
+def test_a_vote_that_cannot_be_written_leaves_nothing(study, address, monkeypatch):
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    before = study.votes.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    content = {"key": study.key, "rater": "ann", "pair": 0, "answers": answers()}
+    code, text = refused(post, f"{address}/vote", content)
+    assert code == 400 and "No space left" in text
+    assert study.votes.read_bytes() == before and len(study.left_to_do("ann")) == 2
 
 
 @pytest.mark.parametrize(
@@ -183,11 +255,11 @@ def test_pages_of_another_name_are_refused(study, address):
     assert refused(get, f"{address}/", Host="elsewhere.example:80")[0] == 403
 
 
-@pytest.mark.parametrize("rater", ["ann", "bob", "cy", "di"])
+@pytest.mark.parametrize("rater", RATERS)
 def test_videos_are_on_the_side_that_votes_count(study, address, rater):
     left = get(f"{address}/video/0/left?rater={rater}")[2]
     right = get(f"{address}/video/0/right?rater={rater}")[2]
-    first, second = ("a", "b") if a_is_left(rater, "mary") else ("b", "a")
+    first, second = ("a", "b") if study.a_is_left(rater, "mary") else ("b", "a")
     assert left == f"{first} mary".encode() * 50 and right == f"{second} mary".encode() * 50
 
 
@@ -211,3 +283,64 @@ def test_parts_that_are_none(study, address, asked):
 def test_a_port_that_is_taken(study, address):
     with pytest.raises(UserError, match="choose another one"):
         server(study, int(address.rsplit(":", 1)[1]))
+
+
+def test_what_the_votes_say(study, capsys):
+    main(["--results", str(study.votes)])
+    assert "No votes yet" in capsys.readouterr().out
+    for rater in RATERS:
+        study.vote(rater, 0, answers(lips="same"))
+    main(["--results", str(study.votes)])
+    text = capsys.readouterr().out
+    left = sum(study.a_is_left(rater, "mary") for rater in RATERS)
+    low, high = wilson(left, 4)
+    assert text.startswith("A is a, B is b.")
+    row = f"| {left} | {4 - left} | 0 | {left / 4:.0%} | {low:.0%} to {high:.0%} |"
+    assert text.count(row) == 4 and text.count("| 0 | 0 | 4 | – | 0% to 100% |") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "give two folders"),
+        (["a"], "give two folders"),
+        (["a", "a"], "are one folder"),
+        (["a", "absent"], "B 'absent' is no folder"),
+        (["a", "b", "--results", "votes.csv"], "give either"),
+        (["--results", "absent.csv"], "cannot be read"),
+        (["a", "b", "--output", "a/mary.mp4"], "have not the columns"),
+    ],
+)
+def test_what_cannot_be_asked(study, tmp_path, monkeypatch, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=told) as error:
+        main(arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command(study, tmp_path):
+    """Served on a free port, voted on, ended by Ctrl-C: the result is printed, the file whole."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "b").rename(tmp_path / "x" / "a")  # of one name: told apart by the folder above
+    command = [sys.executable, "-m", "memo_jax.metrics.preference", "a", "x/a", "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    asked = subprocess.Popen(
+        [*command, "--output", "new/votes.csv"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = re.match(r"(http://127.0.0.1:\d+)/ shows 2 pairs", asked.stdout.readline())[1]
+        key = re.search(r'"key": "([^"]+)"', get(f"{address}/")[2].decode())[1]
+        for pair in json.loads(get(f"{address}/pairs?rater=ann")[2]):
+            content = {"key": key, "rater": "ann", "pair": pair, "answers": answers()}
+            assert post(f"{address}/vote", content) == b"{}"
+        asked.send_signal(signal.SIGINT)
+        rest = asked.communicate(timeout=60)[0]
+    finally:
+        asked.kill()
+    assert asked.returncode == 0
+    assert rest.endswith(to_markdown(tmp_path / "new" / "votes.csv"))
+    assert f"A is {tmp_path.name}/a, B is x/a." in rest

@@ -113,3 +113,28 @@ def test_a_long_video_is_judged_in_part(monkeypatch):
     monkeypatch.setattr(sync, "LONGEST", 1)
     assert read(SyncMeter(judge, ""), numbered(60), sound(60 * 640))[3] == 0
     assert sum(map(len, judge.crops)) == 25
+
+
+class Codes:
+    """Sees the number in a crop and hears the one in the samples, each as a code of its own."""
+
+    codes = np.random.default_rng(0).normal(size=(256, 64)).astype(np.float32)
+
+    def places(self, crops, samples):
+        n = len(crops) - 5
+        heard = np.rint(samples[320 : 640 * n : 640] * 1000).astype(int)
+        return self.codes[crops[:n, 112, 112, 0]], self.codes[heard]
+
+
+@pytest.mark.parametrize("fps", [25.0, 50.0])
+@pytest.mark.parametrize("offset", range(-10, 11))
+def test_planted_offsets_are_found_in_streams(offset, fps):
+    """From pictures and sound on their clocks to the offset, its sign and Sync-D: the picture that
+    goes with a sound comes `offset` frames of 1/25 s later."""
+    ticks = np.arange(60)
+    frames = np.repeat(20 + ticks - offset, round(fps / 25)).astype(np.uint8)
+    samples = np.repeat((20 + ticks) / 1000, 640).astype(np.float32)
+    shown = np.tile(frames[:, None, None, None], (1, 64, 64, 3))
+    found = read(SyncMeter(Codes(), ""), shown, Sound(samples, 16000, 0.0), fps)
+    assert found[0] == offset and found[3] == 0
+    assert found[1] > 3  # Sync-C: no other shift comes near

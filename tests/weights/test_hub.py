@@ -62,7 +62,7 @@ def memo(hub, tmp_path, monkeypatch):
     sources["vae/vae"]["files"][1]["sha256"] = hashlib.sha256(WEIGHTS[::-1]).hexdigest()
     models = {"memo/memo": [{"source": s, "into": into} for s, (into, _) in parts.items()]}
     path = tmp_path / "manifest.json"
-    path.write_text(json.dumps({"format": 1, "sources": sources, "models": models}))
+    path.write_text(json.dumps({"format": 1, "sources": sources, "models": models, "judges": {}}))
     monkeypatch.setattr(manifest, "PATH", path)
     return {
         f"{into}/{name}".lstrip("/"): content

@@ -73,3 +73,33 @@ def test_licences_that_differ_from_the_models_own(component, words):
     assert memo is not None
     licences = {file.licence for _, file in memo.files() if file.component == component}
     assert len(licences) == 1 and words in licences.pop()
+
+
+@pytest.mark.parametrize("judge", manifest.judges().values(), ids=lambda judge: judge.name)
+def test_a_judge(judge):
+    assert "/" not in judge.file and judge.option.startswith("--")
+    assert judge.url.startswith(("https://", "http://")) and judge.page.startswith("https://")
+    assert judge.licence and judge.licence_url.startswith("https://")
+    assert judge.size is None or judge.size > 0
+    assert judge.sha256 is None or re.fullmatch("[0-9a-f]{64}", judge.sha256)
+    assert bool(judge.checked) == (judge.size is not None or judge.sha256 is not None)
+
+
+def test_judges_are_those_that_commands_take():
+    """Each by an option that its command has; no hash stands for two of them."""
+    from memo_jax.evaluate.__main__ import parser as evaluate
+    from memo_jax.prepare.__main__ import parser as prepare
+
+    commands = {"memo_jax.evaluate": evaluate(), "memo_jax.prepare": prepare()}
+    judges = manifest.judges()
+    assert set(judges) == {"fid", "fvd", "syncnet", "transnet", "hyperiqa"}
+    for judge in judges.values():
+        assert judge.option in commands[judge.command].format_help()
+    assert len({judge.file for judge in judges.values()}) == len(judges)
+    hashes = [judge.sha256 for judge in judges.values() if judge.sha256]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_fids_file_carries_its_hash_in_its_name():
+    judge = manifest.judges()["fid"]
+    assert judge.sha256 is not None and judge.file.endswith(f"-{judge.sha256[:8]}.pth")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from memo_jax.errors import UserError
-from memo_jax.metrics.torchscript import is_program, read_program
+from memo_jax.weights.readers.torchscript import is_program, read_program
 
 
 def archive(path, pickled, members=None):

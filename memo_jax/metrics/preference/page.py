@@ -10,12 +10,13 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 1.5rem auto; max-width: 70r
 #videos div { flex: 1 } video { width: 100%; background: #000 }
 fieldset { border: 0; padding: .35rem 0; margin: 0; border-bottom: 1px solid #ddd }
 legend { font-weight: 600; padding: 0 } label { margin-right: 1.5rem }
-button { font: inherit; padding: .4rem 1.2rem } #error { color: #a00 }
+button { font: inherit; padding: .4rem 1.2rem } #error, #refused { color: #a00 }
 </style>
 <h1>Which video is better?</h1>
 <form id="start"><p>Watch both videos with their sound, then answer the five questions.</p>
 <label>Your name: <input id="rater" maxlength="40" required pattern="[\\w .\\-]+"></label>
-<button>Begin</button></form>
+<button>Begin</button><p>A name that has begun before goes on where it stopped.</p>
+<p id="refused"></p></form>
 <form id="pair" hidden><p id="count"></p>
 <div id="videos"><div>Left<video id="left" controls playsinline></video></div>
 <div>Right<video id="right" controls playsinline></video></div></div>
@@ -43,12 +44,13 @@ function show() {
     at(side).src = `/video/${order[now]}/${side}?rater=${encodeURIComponent(rater)}`;
   at("pair").reset(); at("error").textContent = ""; scrollTo(0, 0);
 }
-at("start").onsubmit = event => {
+at("start").onsubmit = async event => {
   event.preventDefault(); rater = at("rater").value.trim();
-  order = [...Array(settings.pairs).keys()];
-  for (let i = order.length - 1; i > 0; i--) {
-    const j = Math.floor(Math.random() * (i + 1)); [order[i], order[j]] = [order[j], order[i]];
-  }
+  try {
+    const reply = await fetch(`/pairs?rater=${encodeURIComponent(rater)}`);
+    if (!reply.ok) throw new Error(await reply.text());
+    order = await reply.json();
+  } catch (error) { at("refused").textContent = error.message; return; }
   at("start").hidden = true; at("pair").hidden = false; show();
 };
 at("both").onclick = () => {
