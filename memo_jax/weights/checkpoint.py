@@ -117,7 +117,8 @@ class _Grouped(ocp.type_handlers.NumpyHandler):
 
 @functools.lru_cache(maxsize=16)
 def _cached_metadata(path: Path, changed: int) -> Any:
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).metadata(path).item_metadata.tree
+    # Of the handler, because a checkpointer warns where a part of a larger checkpoint is read.
+    return ocp.PyTreeCheckpointHandler().metadata(path).tree
 
 
 def _metadata(path: Path) -> Any:
