@@ -316,28 +316,14 @@ class StableDiffusionConfig(DiffusionNetConfig):
 
     @classmethod
     def from_torch(cls, config: Mapping[str, Any]) -> Self:
-        _require(
-            "unet",
-            config,
-            mid_block_type="UNetMidBlock2DCrossAttn",
-            num_attention_heads=None,
-            transformer_layers_per_block=1,
-            attention_type="default",
-            encoder_hid_dim_type=None,
-            addition_embed_type=None,
-            num_class_embeds=None,
-            resnet_skip_time_act=False,
-            resnet_out_scale_factor=1.0,
-            time_embedding_type="positional",
-            time_embedding_dim=None,
-            time_embedding_act_fn=None,
-            timestep_post_act=None,
-            time_cond_proj_dim=None,
-            conv_in_kernel=3,
-            conv_out_kernel=3,
-            mid_block_only_cross_attention=None,
-            cross_attention_norm=None,
-        )
+        _require("unet", config, mid_block_type="UNetMidBlock2DCrossAttn", attention_type="default")
+        _require("unet", config, transformer_layers_per_block=1, resnet_skip_time_act=False)
+        _require("unet", config, resnet_out_scale_factor=1.0, time_embedding_type="positional")
+        _require("unet", config, conv_in_kernel=3, conv_out_kernel=3)
+        unset = """num_attention_heads encoder_hid_dim_type addition_embed_type num_class_embeds
+            time_embedding_dim time_embedding_act_fn timestep_post_act time_cond_proj_dim
+            mid_block_only_cross_attention cross_attention_norm"""
+        _require("unet", config, **dict.fromkeys(unset.split()))
         for side in ("Down", "Up"):
             name = f"{side.lower()}_block_types"
             known = (f"CrossAttn{side}Block2D", f"{side}Block2D")
@@ -464,9 +450,14 @@ class SamplerConfig(Config):
     `past_frames` how many generated frames the next clip remembers, `first_past_frames` how often
     the portrait stands in for them in the first clip. `memory`: "long" remembers all frames since
     the first; "past" only the past frames, so that what went before them is forgotten; "none" makes
-    each clip from the portrait alone. Switches: `null_audio` is what guidance's
-    null branch hears ("zeros" after the projection as released, or the "projected" zeros that
-    training uses); `audio_padding` and `emotion_times` are "released" or sample-"exact".
+    each clip from the portrait alone. Switches: `null_audio` is what guidance's null branch hears
+    ("zeros" after the projection as released, or the "projected" zeros that training uses);
+    `audio_padding` and `emotion_times` are "released" or sample-"exact".
+
+    Approximations, all off: guidance at the noise levels in `guidance_interval` alone, deep
+    features that serve `cache_steps` steps, and with `latent_carry` past frames as the latents
+    they were decoded from. `device_memory` "low" computes branches of guidance and pictures in
+    turn, and keeps the memory in bfloat16 from clip to clip.
     """
 
     image_size: int = 512
@@ -476,6 +467,10 @@ class SamplerConfig(Config):
     first_past_frames: int = 16
     steps: int = 20
     guidance: float = 3.5
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    cache_steps: int = 1
+    latent_carry: bool = False
+    device_memory: Literal["normal", "low"] = "normal"
     memory: Literal["long", "past", "none"] = "long"
     null_audio: Literal["zeros", "projected"] = "projected"
     audio_padding: Literal["released", "exact"] = "exact"
@@ -483,7 +478,9 @@ class SamplerConfig(Config):
 
     def __post_init__(self) -> None:
         _positive(self, "image_size", "fps", "clip_frames", "past_frames", "first_past_frames")
-        _positive(self, "steps")
+        _positive(self, "steps", "cache_steps")
+        if not 0 <= self.guidance_interval[0] <= self.guidance_interval[1] <= 1:
+            raise UserError(f"guidance_interval {self.guidance_interval}: expected say (0.3, 0.9)")
         if not math.isfinite(self.guidance):
             raise UserError(f"guidance must be a number such as 3.5, got {self.guidance}")
 

@@ -16,12 +16,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from memo_jax.command import Parser, keep_compilations, run, stopping, with_config
+from memo_jax.diffusion.presets import EXACT, PRESETS, told
 from memo_jax.errors import UserError, one_line
 from memo_jax.io.crop import Paster, preview
 from memo_jax.io.video_write import VideoWriter, check_output
 from memo_jax.pipeline import Pipeline, Run
 from memo_jax.pipeline.hearing import Hearing
 from memo_jax.pipeline.jobs import on_devices, read_jobs
+from memo_jax.pipeline.memory import CHOICES
 from memo_jax.pipeline.resume import Partial
 from memo_jax.pipeline.scene import Scene
 from memo_jax.train.run import is_run, run_model
@@ -69,6 +71,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--chunk", type=int, default=1, help="clips per call of the device")
     p.add_argument("--face-models", help="folder with the published ONNX face models")
     p.add_argument("--crf", type=int, default=18, help="video quality: 0 best, 51 smallest")
+    p.add_argument(
+        "--memory",
+        default="auto",
+        choices=CHOICES,
+        help="low: less device memory, slower; auto takes it where it is needed",
+    )
+    add_approximations(p)
     p.add_argument("--config", help="a config file (configs/sample.py) for options not given")
     p.add_argument(
         "--compile-only",
@@ -87,6 +96,44 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--quiet", action="store_true", help="no progress bar and no notes")
     return p
+
+
+def add_approximations(p: argparse.ArgumentParser) -> None:
+    """Options of samplers that cost less than the exact one; not given, the preset decides."""
+    p.add_argument(
+        "--preset",
+        default=EXACT,
+        choices=PRESETS,
+        help="the sampler: exact, or an approximation that costs less",
+    )
+    p.add_argument(
+        "--guidance-interval",
+        type=_interval,
+        metavar="LOW,HIGH",
+        help="approximation: guidance at noise levels from LOW to HIGH only, say 0.3,0.9 of 0 to 1",
+    )
+    p.add_argument(
+        "--cache-steps",
+        type=int,
+        metavar="N",
+        help="approximation: deep features of a step serve N steps",
+    )
+    p.add_argument(
+        "--latent-carry",
+        action=argparse.BooleanOptionalAction,
+        help="approximation: past frames are carried as latents, not encoded from pixels again",
+    )
+
+
+def _interval(text: str) -> tuple[float, float]:
+    low, comma, high = text.partition(",")
+    try:
+        found = float(low), float(high)
+    except ValueError:
+        comma = ""
+    if not comma or not 0 <= found[0] <= found[1] <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected two of 0 to 1, say 0.3,0.9")
+    return found
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -137,6 +184,11 @@ def _load(args: argparse.Namespace) -> Pipeline:
         dtype=args.dtype,
         steps=args.steps,
         guidance=args.guidance,
+        preset=args.preset,
+        guidance_interval=args.guidance_interval,
+        cache_steps=args.cache_steps,
+        latent_carry=args.latent_carry,
+        memory=args.memory,
         chunk=args.chunk,
         face_models=args.face_models,
     )
@@ -152,13 +204,20 @@ def _make(
     compiled = pipe.compile_seconds
     scene = pipe.scene(args.image, crop=args.crop, face=args.face)
     hearing = pipe.hear(args.audio, emotion=args.emotion, vocals=args.vocals)
-    notes = [*([pipe.spec.notes] if pipe.spec.notes else []), *scene.notes, *hearing.notes]
+    notes = [*([pipe.spec.notes] if pipe.spec.notes else []), *pipe.notes]
+    notes += [*scene.notes, *hearing.notes]
 
     paste = Paster(scene.picture, scene.crop) if args.paste_back else None
     height, width = scene.picture.shape[:2] if paste else scene.image.shape[:2]
     fps = pipe.sampler.fps
     with VideoWriter(
-        args.output, width, height, fps, sound=Path(args.audio), crf=args.crf, metadata=_told(args)
+        args.output,
+        width,
+        height,
+        fps,
+        sound=Path(args.audio),
+        crf=args.crf,
+        metadata=_told(pipe, args),
     ) as writer:
         for note in [] if args.quiet else notes:  # only now: a refusal is one line
             print(f"note: {note}", file=sys.stderr)
@@ -316,6 +375,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--guidance {args.guidance}: expected a number such as 3.5")
     if args.steps is not None and not 1 <= args.steps <= 1000:
         raise UserError(f"--steps {args.steps}: expected 1 to 1000")
+    if args.cache_steps is not None and not 1 <= args.cache_steps <= 1000:
+        raise UserError(f"--cache-steps {args.cache_steps}: expected 1 (none are cached) to 1000")
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed {args.seed}: expected 0 to {2**32 - 1}")
     if not 0 <= args.crf <= 51:
@@ -335,9 +396,9 @@ def _write_preview(path: str, picture: np.ndarray) -> None:
     print(f"{path}: the crop is what lies in the frame")
 
 
-def _told(args: argparse.Namespace) -> dict[str, str]:
+def _told(pipe: Pipeline, args: argparse.Namespace) -> dict[str, str]:
     """What the video says of itself."""
-    settings = f"model={args.model} seed={args.seed} steps={args.steps} guidance={args.guidance}"
+    settings = f"model={args.model} seed={args.seed} {told(pipe.sampler)}"
     return {
         "comment": f"AI-generated talking portrait; {settings}",
         "encoder_tool": f"memo_jax {version('memo_jax')}",

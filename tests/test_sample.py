@@ -95,7 +95,9 @@ class TestVideos:
         path, _, err = make("--audio", sound(0.1))
         with av.open(str(path)) as video:
             tags = {k.lower(): v for k, v in video.metadata.items()}
-        assert tags["comment"].startswith("AI-generated talking portrait; model=tiny seed=0")
+        assert tags["comment"] == (
+            "AI-generated talking portrait; model=tiny seed=0 steps=2 guidance=3.5 exact"
+        )
         assert "note: " in err and "frame" in err
 
     def test_same_seed_same_frames(self, make, sound):
@@ -237,6 +239,25 @@ class TestVideos:
                 sample.main([*arguments, "--output", str(tmp_path / "o.mp4")])
         assert [(o["steps"], o["guidance"]) for o in taken] == [(20, 3.5), (8, 3.5), (3, 1.0)]
 
+    def test_approximations_are_handed_on(self, monkeypatch, tmp_path):
+        taken = []
+
+        def load(model, **options):
+            names = "preset guidance_interval cache_steps latent_carry memory"
+            taken.append(tuple(options[name] for name in names.split()))
+            raise UserError("enough")
+
+        monkeypatch.setattr(Pipeline, "load", load)
+        own = "--guidance-interval 0.2,0.8 --cache-steps 3 --no-latent-carry --memory low"
+        for arguments in ("", "--preset fast", f"--preset fast {own}"):
+            with pytest.raises(UserError, match="enough"):
+                sample.main([*arguments.split(), "--output", str(tmp_path / "o.mp4")])
+        assert taken == [
+            ("exact", None, None, None, "auto"),
+            ("fast", None, None, None, "auto"),
+            ("fast", (0.2, 0.8), 3, False, "low"),
+        ]
+
 
 @pytest.fixture
 def bad(tmp_path, sound):
@@ -319,6 +340,12 @@ MISTAKES = [
     ("--vocals maybe", "invalid choice"),
     ("--vocals on", "separator's ONNX file"),
     ("--dtype float16", "invalid choice"),
+    ("--preset quick", "invalid choice"),
+    ("--memory little", "invalid choice"),
+    ("--guidance-interval 0.3", "expected two of 0 to 1"),
+    ("--guidance-interval 0.9,0.3", "expected two of 0 to 1"),
+    ("--guidance-interval a,b", "expected two of 0 to 1"),
+    ("--cache-steps 0", "expected 1 (none are cached) to 1000"),
     ("--face-models .", "no .onnx file"),
     ("--face-models missing", "no .onnx file"),
     ("--unknown", "unrecognized arguments: --unknown"),

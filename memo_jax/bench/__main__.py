@@ -1,8 +1,6 @@
 """`python -m memo_jax.bench`: how fast generation is here, or how fast beside PyTorch."""
 
 import argparse
-import dataclasses
-import inspect
 import json
 import math
 import os
@@ -13,15 +11,15 @@ from typing import Any
 
 import jax
 
-from memo_jax.bench import compare, generation, machine, pairs, profile, random_models
+from memo_jax.bench import compare, differences, generation, machine, pairs, profile, random_models
 from memo_jax.command import Parser, keep_compilations, run
+from memo_jax.diffusion.presets import EXACT, PRESETS, changed, with_preset
 from memo_jax.errors import UserError, one_line
 from memo_jax.pipeline import Pipeline
+from memo_jax.pipeline.memory import CHOICES
 from memo_jax.pipeline.pipeline import DTYPES
 from memo_jax.weights.folder import Model
 from memo_jax.weights.sources import load_model
-
-EXACT = "exact"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +35,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seconds", type=float, default=0.0, help="of video; four chunks at least")
     p.add_argument("--chunk", type=int, default=1, help="clips per call of the device")
     p.add_argument("--preset", default=EXACT, help="exact, or one of the approximations")
+    p.add_argument("--memory", default="auto", choices=CHOICES, help="low: less device memory")
+    p.add_argument(
+        "--preset-differences",
+        action="store_true",
+        help="instead: how far each preset's frames are from the exact ones",
+    )
     p.add_argument("--json", metavar="FILE", help="also write the figures here")
     p.add_argument(
         "--profile", action="store_true", help="then run a chunk once more and list its kernels"
@@ -67,7 +71,10 @@ def main(arguments: Sequence[str]) -> None:
     description = machine.description()
     if said := machine.warning(description["others"]):
         _tell(args, said)
-    found = _beside_torch(args) if args.compare else _generation(args)
+    if args.preset_differences:
+        found = _differences(args)
+    else:
+        found = _beside_torch(args) if args.compare else _generation(args)
     found["machine"] = description
     if args.json:
         write(args.json, found)
@@ -91,6 +98,19 @@ def _generation(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def _differences(args: argparse.Namespace) -> dict[str, Any]:
+    dtype = args.dtype or _usual_dtype(args)
+    model = _model(args, dtype)
+    sampler = model.spec.sampler
+    clips = (
+        max(1, math.ceil(args.seconds * sampler.fps / sampler.clip_frames)) if args.seconds else 4
+    )
+    found = differences.measure(model, clips=clips, tell=lambda line: _tell(args, line))
+    found |= {"model": "random weights" if args.size else args.model, "dtype": dtype}
+    print("\n".join(differences.lines(found)))
+    return found
+
+
 def _beside_torch(args: argparse.Namespace) -> dict[str, Any]:
     keep_compilations()  # its compiling is no figure here, and takes minutes
     sizes = pairs.SMALL if args.small else pairs.FULL
@@ -104,19 +124,18 @@ def _usual_dtype(args: argparse.Namespace) -> str:
     return "float32" if jax.default_backend() == "cpu" and not args.size else "bfloat16"
 
 
-def _pipeline(args: argparse.Namespace, dtype: str) -> Pipeline:
-    model: Model
+def _model(args: argparse.Namespace, dtype: str) -> Model:
     if args.size:
-        model = random_models.random_model(dtype=DTYPES[dtype], tell=lambda line: _tell(args, line))
-    else:
-        model = load_model(args.model, DTYPES[dtype])
-    sampler = model.spec.sampler
-    if args.steps is not None:
-        sampler = dataclasses.replace(sampler, steps=args.steps)
-    if args.guidance is not None:
-        sampler = dataclasses.replace(sampler, guidance=args.guidance)
-    options = {} if args.preset == EXACT else {"preset": args.preset}
-    return Pipeline(model, sampler=sampler, chunk=args.chunk, **options)
+        return random_models.random_model(dtype=DTYPES[dtype], tell=lambda line: _tell(args, line))
+    return load_model(args.model, DTYPES[dtype])
+
+
+def _pipeline(args: argparse.Namespace, dtype: str) -> Pipeline:
+    model = _model(args, dtype)
+    sampler = changed(
+        with_preset(model.spec.sampler, args.preset), steps=args.steps, guidance=args.guidance
+    )
+    return Pipeline(model, sampler=sampler, memory=args.memory, chunk=args.chunk)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -135,8 +154,13 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--json {args.json!r}: its folder does not exist; make it first")
     if args.json and os.path.isdir(args.json):
         raise UserError(f"--json {args.json!r} is a folder; give the name of a file in it")
-    if args.preset != EXACT and "preset" not in inspect.signature(Pipeline).parameters:
-        raise UserError(f"no preset {args.preset!r}; this version has {EXACT} only")
+    if args.preset not in PRESETS:
+        raise UserError(f"--preset {args.preset!r}: expected {', '.join(PRESETS)}")
+    if args.preset_differences and (args.compare or args.profile or args.preset != EXACT):
+        raise UserError(
+            "--preset-differences is of all presets and of nothing else; leave out --preset, "
+            "--compare and --profile"
+        )
     if args.compare and args.profile:
         raise UserError("--profile is of generation, --compare of networks; give one of them")
     if args.compare:

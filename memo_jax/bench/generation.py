@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from memo_jax.audio.timing import SAMPLE_RATE
 from memo_jax.bench import machine, operations
+from memo_jax.diffusion.presets import told
 from memo_jax.io.sound import read_recording
 from memo_jax.io.video_write import VideoWriter
 from memo_jax.pipeline import Pipeline
@@ -44,11 +45,11 @@ def measure(pipe: Pipeline, *, seconds: float = 0.0, quiet: bool = False) -> dic
         tempfile.TemporaryDirectory() as folder,
         tqdm(total=2 * frames, unit="frame", desc="generating", disable=quiet) as bar,
     ):
-        sound = Path(folder) / "recording.wav"
-        _write_sound(sound, frames, sampler.fps)
+        recording = Path(folder) / "recording.wav"
+        _write_sound(recording, frames, sampler.fps)
         begun = time.perf_counter()
         ends = []
-        for made in pipe.stream(ASSETS / "portrait.png", sound, crop="none", vocals="off"):
+        for made in pipe.stream(ASSETS / "portrait.png", recording, crop="none", vocals="off"):
             ends.append(time.perf_counter())
             bar.update(len(made))
         cold = ends[0] - begun
@@ -56,8 +57,8 @@ def measure(pipe: Pipeline, *, seconds: float = 0.0, quiet: bool = False) -> dic
 
         begun, first = time.perf_counter(), 0.0
         side, video = sampler.image_size, Path(folder) / "video.mp4"
-        with VideoWriter(video, side, side, sampler.fps, sound=sound) as writer:
-            for made in pipe.stream(ASSETS / "portrait.png", sound, crop="none", vocals="off"):
+        with VideoWriter(video, side, side, sampler.fps, sound=recording) as writer:
+            for made in pipe.stream(ASSETS / "portrait.png", recording, crop="none", vocals="off"):
                 first = first or time.perf_counter() - begun
                 writer.write(made)
                 bar.update(len(made))
@@ -78,7 +79,7 @@ def one_chunk(pipe: Pipeline) -> Callable[[], Any]:
     profile. It can be called once."""
     frames = pipe.chunk * pipe.sampler.clip_frames
     scene = pipe.scene(ASSETS / "portrait.png", crop="none")
-    hearing = pipe.hear((_sound(frames, pipe.sampler.fps), SAMPLE_RATE), vocals="off")
+    hearing = pipe.hear((sound(frames, pipe.sampler.fps), SAMPLE_RATE), vocals="off")
     run = pipe.start(scene, hearing)
     run.compile()
     jax.block_until_ready(run.carry)
@@ -103,6 +104,8 @@ def report(pipe: Pipeline, measured: dict[str, Any], **settings: Any) -> dict[st
             "past_frames": sampler.past_frames,
             "steps": sampler.steps,
             "guidance": sampler.guidance,
+            "sampler": told(sampler),
+            "device_memory": sampler.device_memory,
         },
         "figures": measured,
         "memory": memory,
@@ -123,8 +126,8 @@ def lines(found: dict[str, Any]) -> list[str]:
         share = f"{peak['mfu']:.1%} of {peak['tflops']:g} TFLOP/s ({peak['source']})"
     return [
         f"{settings['model']}: {settings['image_size']} x {settings['image_size']}, "
-        f"{settings['steps']} steps, guidance {settings['guidance']:g}, {settings['dtype']}, "
-        f"preset {settings['preset']}, on {found['device']}",
+        f"{settings['dtype']}, preset {settings['preset']}: {settings['sampler']}, memory "
+        f"{settings['device_memory']}, on {found['device']}",
         f"model alone        {each:.4f} s/frame "
         f"(median of {len(spread)} chunks, {min(spread):.4f} to {max(spread):.4f})",
         f"end to end         {figures['end_to_end_seconds_per_frame']:.4f} s/frame",
@@ -147,7 +150,7 @@ def use_of_peak(per_second: float, kind: str) -> dict[str, Any]:
     return {"mfu": per_second / 1e12 / tflops, "tflops": tflops, "source": source, "why": None}
 
 
-def _sound(frames: int, fps: int) -> Float[np.ndarray, " n"]:
+def sound(frames: int, fps: int) -> Float[np.ndarray, " n"]:
     """The bundled recording, over again until it lasts as long as these video frames."""
     samples = read_recording(ASSETS / "recording.wav", SAMPLE_RATE).samples
     return np.resize(samples, frames * SAMPLE_RATE // fps)
@@ -158,5 +161,5 @@ def _write_sound(path: Path, frames: int, fps: int) -> None:
         out.setnchannels(1)
         out.setsampwidth(2)
         out.setframerate(SAMPLE_RATE)
-        samples = np.clip(_sound(frames, fps), -1, 1)
+        samples = np.clip(sound(frames, fps), -1, 1)
         out.writeframes((samples * 32767).astype("<i2").tobytes())

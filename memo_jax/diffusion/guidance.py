@@ -24,6 +24,13 @@ def attends_to_reference(batch: int) -> Bool[np.ndarray, " 2*{batch}"]:
 
 
 def combine(velocity: Float[Array, "branches ..."], guidance: float) -> Float[Array, "b ..."]:
-    """null + guidance (condition - null)."""
+    """null + guidance (condition - null), of `both_branches`."""
     null, condition = jnp.split(velocity, 2)
+    return guide(null, condition, guidance)
+
+
+def guide(
+    null: Float[Array, "b ..."], condition: Float[Array, "b ..."], guidance: float
+) -> Float[Array, "b ..."]:
+    """null + guidance (condition - null)."""
     return null + guidance * (condition - null)

@@ -11,36 +11,19 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
-from flax import nnx, struct
+from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from memo_jax.config import SamplerConfig
 from memo_jax.diffusion import guidance as cfg
-from memo_jax.diffusion.euler import euler
-from memo_jax.diffusion.flow import sampling_sigmas
-from memo_jax.models.diffusion_net import CachedFeatures, DiffusionNet
+from memo_jax.diffusion.denoise import ClipCondition, denoise
+from memo_jax.diffusion.generator import Generator
 from memo_jax.models.motion import MotionMemory
-from memo_jax.models.projections import AudioProjection, ImageProjection
-from memo_jax.models.reference_net import ReferenceNet
+from memo_jax.models.reference_net import ReferenceFeatures, ReferenceNet
 from memo_jax.models.vae import VAE
 
-
-class Generator(nnx.Module):
-    """The networks that make frames, as one pytree."""
-
-    def __init__(
-        self,
-        vae: VAE,
-        reference_net: ReferenceNet,
-        diffusion_net: DiffusionNet,
-        image_proj: ImageProjection,
-        audio_proj: AudioProjection,
-    ):
-        self.vae = vae
-        self.reference_net = reference_net
-        self.diffusion_net = diffusion_net
-        self.image_proj = image_proj
-        self.audio_proj = audio_proj
+# With nothing approximated and nothing saved: what stands where no sampler is given.
+_EXACT = SamplerConfig()
 
 
 @struct.dataclass
@@ -53,22 +36,16 @@ class Portrait:
 
 
 @struct.dataclass
-class ClipCondition:
-    """All that no denoising step changes."""
-
-    features: CachedFeatures
-    memory: MotionMemory
-
-
-@struct.dataclass
 class Carry:
     """What one clip leaves to the next: save it, and a rollout goes on as if never stopped.
 
-    `past` are the frames the next clip remembers, in [0, 1]; `clip` counts clips since the start.
+    `past` are the frames the next clip remembers, in [0, 1], or with the sampler's `latent_carry`
+    their latents; `clip` counts clips since the start. The memory is bfloat16 where the sampler's
+    `device_memory` is "low".
     """
 
     memory: MotionMemory
-    past: Float[Array, "b p H W 3"]
+    past: Float[Array, "b p H W 3"] | Float[Array, "b p h w z"]
     clip: Int[Array, ""]
 
 
@@ -110,72 +87,50 @@ def first_carry(
     image: Float[Array, "b H W 3"],
 ) -> Carry:
     """The carry before the first clip: the portrait stands in for the past, memory is empty."""
-    past = repeat(image / 2 + 0.5, "b h w c -> b p h w c", p=sampler.first_past_frames)
-    shapes = jax.eval_shape(lambda: condition(generator, portrait, past, None).memory)
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    # The same for both kinds of past: the portrait's latents are those of this picture.
+    first = portrait.latents if sampler.latent_carry else image / 2 + 0.5
+    past = repeat(first, "b h w c -> b p h w c", p=sampler.first_past_frames)
+    shapes = jax.eval_shape(lambda: condition(generator, portrait, past, None, sampler).memory)
+    dtype = _memory_dtype(sampler)
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), shapes)
     return Carry(memory=empty, past=past, clip=jnp.zeros((), jnp.int32))
 
 
 def condition(
     generator: Generator,
     portrait: Portrait,
-    past: Float[Array, "b p H W 3"],
+    past: Float[Array, "b p H W 3"] | Float[Array, "b p h w z"],
     memory: MotionMemory | None,
+    sampler: SamplerConfig = _EXACT,
 ) -> ClipCondition:
-    """One clip's condition from the past frames in [0, 1]: the Reference Net runs here, once."""
-    past_latents = _encode(generator.vae, 2 * past - 1)
+    """One clip's condition from the past frames in [0, 1], or their latents where the sampler
+    carries those: the Reference Net runs here, once. The memory is float32."""
+    low = sampler.device_memory == "low"
+    past_latents = past
+    if not sampler.latent_carry:
+        past_latents = _encode(generator.vae, 2 * past - 1, one_by_one=low)
     latents = jnp.concatenate([portrait.latents[:, None], past_latents], axis=1)
     branches = portrait.face_tokens.shape[0] // latents.shape[0]
     latents = jnp.concatenate([latents] * branches)
-    features = generator.reference_net(latents, portrait.face_tokens)
+    if low:
+        features = _features_one_by_one(generator.reference_net, latents, portrait.face_tokens)
+    else:
+        features = generator.reference_net(latents, portrait.face_tokens)
     net = generator.diffusion_net
+    if memory is not None:
+        memory = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), memory)
     return ClipCondition(
         features=net.cache(features, portrait.face_tokens),
         memory=net.remember(features, memory),
     )
 
 
-def denoise(
-    generator: Generator,
-    sampler: SamplerConfig,
-    clip_condition: ClipCondition,
-    audio: Float[Array, "b f window layers d"],
-    emotion: Int[Array, " b"],
-    noise: Float[Array, "b f h w z"],
-) -> Float[Array, "b f h w z"]:
-    """Clean latents of one clip (times the VAE's scaling factor)."""
-    net = generator.diffusion_net
-    tokens, use_reference = generator.audio_proj(audio), None
-    if cfg.guided(sampler.guidance):
-        if sampler.null_audio == "zeros":
-            silent = jnp.zeros_like(tokens)
-        else:
-            silent = generator.audio_proj(jnp.zeros_like(audio))
-        tokens = cfg.both_branches(silent, tokens)
-        emotion = cfg.both_branches(jnp.full_like(emotion, net.config.null_emotion), emotion)
-        use_reference = cfg.attends_to_reference(noise.shape[0])
-
-    def velocity(x: Array, timesteps: Array) -> Array:
-        if use_reference is not None:
-            x, timesteps = jnp.concatenate([x, x]), jnp.concatenate([timesteps, timesteps])
-        v = net(
-            x,
-            timesteps,
-            clip_condition.features,
-            None,
-            tokens,
-            emotion,
-            clip_condition.memory,
-            use_reference,
-        )
-        return v if use_reference is None else cfg.combine(v, sampler.guidance)
-
-    return euler(velocity, noise, sampling_sigmas(sampler.steps))
-
-
-def decode(vae: VAE, latents: Float[Array, "b f h w z"]) -> Float[Array, "b f H W 3"]:
+def decode(
+    vae: VAE, latents: Float[Array, "b f h w z"], *, one_by_one: bool = False
+) -> Float[Array, "b f H W 3"]:
     """Frames in [0, 1]."""
-    images = _frame_by_frame(vae.decode, latents / vae.config.scaling_factor)
+    latents = latents / vae.config.scaling_factor
+    images = _frame_by_frame(vae.decode, latents, one_by_one=one_by_one)
     return jnp.clip(images / 2 + 0.5, 0.0, 1.0)
 
 
@@ -189,7 +144,10 @@ def clip(
 ) -> tuple[Carry, Float[Array, "b f H W 3"]]:
     """One clip: ((memory, past), inputs) -> ((memory', past'), frames)."""
     before = None if sampler.memory == "past" else carry.memory
-    clip_condition = condition(generator, portrait, carry.past, before)
+    clip_condition = condition(generator, portrait, carry.past, before, sampler)
+    if sampler.device_memory == "low":
+        kept = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), clip_condition.memory)
+        clip_condition = ClipCondition(clip_condition.features, kept)
     if sampler.memory == "none":
         # Empty, and stays so.
         clip_condition = ClipCondition(clip_condition.features, carry.memory)
@@ -199,8 +157,9 @@ def clip(
         shape = (b, f, *portrait.latents.shape[1:])
         noise = jax.random.normal(jax.random.fold_in(key, carry.clip), shape, jnp.float32)
     latents = denoise(generator, sampler, clip_condition, inputs.audio, inputs.emotion, noise)
-    frames = decode(generator.vae, latents)
-    seen = jnp.concatenate([carry.past, frames], axis=1)
+    frames = decode(generator.vae, latents, one_by_one=sampler.device_memory == "low")
+    made = latents if sampler.latent_carry else frames
+    seen = jnp.concatenate([carry.past, made], axis=1)
     after = Carry(clip_condition.memory, seen[:, -sampler.past_frames :], carry.clip + 1)
     return after, frames
 
@@ -234,23 +193,54 @@ def rollout(
     return carry, jnp.concatenate([*firsts, rest]) if firsts else rest
 
 
-def _encode(vae: VAE, frames: Float[Array, "b p H W 3"]) -> Float[Array, "b p h w z"]:
+def _memory_dtype(sampler: SamplerConfig) -> jnp.dtype:
+    """What the memory is kept in from clip to clip."""
+    return jnp.dtype(jnp.bfloat16 if sampler.device_memory == "low" else jnp.float32)
+
+
+def _features_one_by_one(
+    net: ReferenceNet, latents: Float[Array, "b n h w z"], face_tokens: Float[Array, "b t c"]
+) -> ReferenceFeatures:
+    """The Reference Net's features, one picture after the other."""
+    b, n = latents.shape[:2]
+    faces = rearrange(net.each_image(face_tokens, n), "b n t c -> (b n) t c")
+    pictures = rearrange(latents, "b n h w z -> (b n) h w z")
+    entries = jax.lax.map(
+        lambda one: net(one[0][None, None], one[1][None, None]).entries, (pictures, faces)
+    )
+    return ReferenceFeatures(
+        {k: rearrange(leaf, "(b n) 1 1 s c -> b n s c", b=b) for k, leaf in entries.items()}
+    )
+
+
+def _encode(
+    vae: VAE, frames: Float[Array, "b p H W 3"], *, one_by_one: bool = False
+) -> Float[Array, "b p h w z"]:
     """Scaled latents (the posterior's mean) of frames in [-1, 1]."""
-    return _frame_by_frame(lambda x: vae.encode(x)[0], frames) * vae.config.scaling_factor
+    latents = _frame_by_frame(lambda x: vae.encode(x)[0], frames, one_by_one=one_by_one)
+    return latents * vae.config.scaling_factor
 
 
-def _frame_by_frame(f, frames: Float[Array, "b n ..."]) -> Float[Array, "b n ..."]:
+def _frame_by_frame(
+    f, frames: Float[Array, "b n ..."], *, one_by_one: bool = False
+) -> Float[Array, "b n ..."]:
     """`f` over images in slices, so that the autoencoder's activations of a whole clip never
-    exist at once; small images go all together."""
+    exist at once; small images go all together, unless `one_by_one`."""
     b = frames.shape[0]
     images = rearrange(frames, "b n h w c -> (b n) h w c")
     pixels = images.shape[1] * images.shape[2] * (1 if images.shape[-1] == 3 else 64)
-    at_once = max(1, _SLICE_PIXELS // pixels)
+    at_once = 1 if one_by_one else max(1, _SLICE_PIXELS // pixels)
     if at_once >= len(images):
         out = f(images)
     else:
         out = jax.lax.map(lambda image: f(image[None])[0], images, batch_size=at_once)
     return rearrange(out, "(b n) h w c -> b n h w c", b=b)
+
+
+def pictures_at_once(sampler: SamplerConfig) -> int:
+    """How many pictures the autoencoder works on at once, where there are so many."""
+    low = sampler.device_memory == "low"
+    return 1 if low else max(1, _SLICE_PIXELS // sampler.image_size**2)
 
 
 # Pixels the autoencoder works on at once: two frames of 512 x 512.

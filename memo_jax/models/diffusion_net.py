@@ -1,8 +1,12 @@
 """The Diffusion Net: from noisy latents of a clip to the velocity that cleans them."""
 
+from dataclasses import dataclass
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
+from einops import rearrange, repeat
 from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -26,6 +30,28 @@ class CachedFeatures:
 
 
 @struct.dataclass
+class DeepFeatures:
+    """What enters the last level of the expanding side: all that the levels below the first give a
+    step. `audio` are the audio tokens as they have become by then."""
+
+    x: Float[Array, "b f h w c"]
+    audio: Float[Array, "b f m c_audio"] | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples that are the `index`-th of `count` equal parts of a batch."""
+
+    index: int
+    count: int
+
+    def rows(self, leaf: Any) -> Any:
+        """The part's rows of an array of the whole batch's."""
+        size = leaf.shape[0] // self.count
+        return leaf[self.index * size : (self.index + 1) * size]
+
+
+@struct.dataclass
 class _Step:
     """What every layer of one denoising step is given."""
 
@@ -35,12 +61,22 @@ class _Step:
     memory: MotionMemory | ReferenceFeatures | None
     use_reference: np.ndarray | Array | None = struct.field(pytree_node=False)
     remat: Remat = struct.field(pytree_node=False)
+    part: Part | None = struct.field(pytree_node=False, default=None)
 
     def remembered(self, module: MotionModule, path: str, feature: str) -> MotionMemory | None:
-        """What a motion module reads."""
+        """What a motion module reads, in float32."""
         if isinstance(self.memory, ReferenceFeatures):
             return MotionMemory(module.remember(path, self.memory.past(feature), None))
-        return self.memory
+        if self.memory is None or (self.part is None and not self._rounded(self.memory)):
+            return self.memory
+        own = {n: layer for n, layer in self.memory.layers.items() if n.startswith(f"{path}.")}
+        if self.part is not None:
+            own = jax.tree.map(self.part.rows, own)
+        return MotionMemory(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), own))
+
+    @staticmethod
+    def _rounded(memory: MotionMemory) -> bool:
+        return any(leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(memory))
 
 
 class DiffusionNet(nnx.Module):
@@ -132,6 +168,40 @@ class DiffusionNet(nnx.Module):
             traced ones) are used to skip the work of those that do not.
           remat: what the backward pass computes again (training).
         """
+        return self.evaluate(
+            latents,
+            timesteps,
+            features,
+            face_tokens,
+            audio_tokens,
+            emotion,
+            memory,
+            use_reference,
+            remat,
+        )[0]
+
+    def evaluate(
+        self,
+        latents: Float[Array, "b f h w c"],
+        timesteps: Float[Array, " b"],
+        features: ReferenceFeatures | CachedFeatures | None,
+        face_tokens: Float[Array, "b t c_face"] | None,
+        audio_tokens: Float[Array, "b f m c_audio"] | None = None,
+        emotion: Int[Array, " b"] | Int[Array, "b norms"] | None = None,
+        memory: MotionMemory | ReferenceFeatures | None = None,
+        use_reference: Bool[np.ndarray, " b"] | Bool[Array, " b"] | None = None,
+        remat: Remat = "none",
+        *,
+        deep: DeepFeatures | None = None,
+        part: Part | None = None,
+    ) -> tuple[Float[Array, "b f h w c_out"], DeepFeatures]:
+        """The velocity, and what the levels below the first gave for it.
+
+        Args:
+          deep: of another step, in place of what those levels would give: they are not evaluated
+            then. None evaluates all, which is what a call does.
+          part: cached features and memory are of a whole batch, all else of this part of it.
+        """
         config = self.config
         if not isinstance(features, CachedFeatures):
             if face_tokens is None:
@@ -159,10 +229,36 @@ class DiffusionNet(nnx.Module):
             memory=memory,
             use_reference=use_reference,
             remat=remat,
+            part=part,
         )
 
+        first, last = self.down_blocks[0], self.up_blocks[-1]
         skips, module = [x], 0
-        for level in self.down_blocks:
+        for j in range(len(first.plan.layers)):
+            x, audio, module = first.layer(j, x, audio, module, step)
+            skips.append(x)
+        if deep is None:
+            outer = len(skips)
+            if first.plan.resample:
+                x = first.downsamplers[0](x)
+                skips.append(x)
+            x, audio, module = self._below(x, audio, module, skips, step)
+            assert len(skips) == outer  # those of the first level
+            deep = DeepFeatures(x, audio)
+        x, audio = deep.x, deep.audio
+        module = self.emotion_norms // NORMS_PER_MODULE - len(getattr(last, "audio_modules", ()))
+        for j in range(len(last.plan.layers)):
+            x = jnp.concatenate([x, skips.pop()], axis=-1)
+            x, audio, module = last.layer(j, x, audio, module, step)
+        x = normed_frames(self.conv_norm_out, x, per_frame=config.norm_per_frame)
+        return self.conv_out(nnx.silu(x)).astype(jnp.float32), deep
+
+    def _below(
+        self, x: Array, audio: Array | None, module: int, skips: list[Array], step: _Step
+    ) -> tuple[Array, Array | None, int]:
+        """The levels below the first, from its downsampled end to the last level's start; skips of
+        theirs are put on the stack and taken from it."""
+        for level in list(self.down_blocks)[1:]:
             for j in range(len(level.plan.layers)):
                 x, audio, module = level.layer(j, x, audio, module, step)
                 skips.append(x)
@@ -170,15 +266,14 @@ class DiffusionNet(nnx.Module):
                 x = level.downsamplers[0](x)
                 skips.append(x)
         x, audio, module = self.mid_block(x, audio, module, step)
-        for level in self.up_blocks:
+        for level in list(self.up_blocks)[:-1]:
             for j in range(len(level.plan.layers)):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 x, audio, module = level.layer(j, x, audio, module, step)
             if level.plan.resample:
                 # Latents whose sides do not halve evenly come back to the skip's size.
                 x = level.upsamplers[0](x, like=skips[-1])
-        x = normed_frames(self.conv_norm_out, x, per_frame=config.norm_per_frame)
-        return self.conv_out(nnx.silu(x)).astype(jnp.float32)
+        return x, audio, module
 
     def _levels(self) -> list["Level"]:
         return [*self.down_blocks, *self.up_blocks]
@@ -336,10 +431,35 @@ def _attended(
     attention: SpatialTransformer, x: Array, feature: str, step: _Step, *, mixed_rows: bool
 ) -> Array:
     def run(x: Array) -> Array:
-        cache = step.spatial[feature]
+        cache, part = step.spatial[feature], step.part
+        if part is not None and mixed_rows and cache.reference_k is not None:
+            return _attended_in_part(attention, x, cache, step, part)
+        if part is not None:
+            cache = jax.tree.map(part.rows, cache)
         return attention(x, cache, use_reference=step.use_reference, mixed_rows=mixed_rows)[0]
 
     return around_module(run, step.remat)(x)
+
+
+def _attended_in_part(
+    attention: SpatialTransformer, x: Array, cache: SpatialCache, step: _Step, part: Part
+) -> Array:
+    """Where rows are mixed over the whole batch, a part of it finds its frames' portraits in the
+    others: each frame becomes a sample with the portrait it sees."""
+    b, f = x.shape[:2]
+    rows = (part.index * b * f + np.arange(b * f)) % (part.count * b)
+    own = SpatialCache(
+        *(
+            repeat(part.rows(face), "b ... -> (b f) ...", f=f)
+            for face in (cache.face_k, cache.face_v)
+        ),
+        *(None if leaf is None else leaf[rows] for leaf in (cache.reference_k, cache.reference_v)),
+    )
+    use = step.use_reference
+    if use is not None:
+        use = np.repeat(use, f) if isinstance(use, np.ndarray) else jnp.repeat(use, f)
+    out = attention(rearrange(x, "b f h w c -> (b f) 1 h w c"), own, use_reference=use)[0]
+    return rearrange(out, "(b f) 1 h w c -> b f h w c", f=f)
 
 
 def _moved(module: MotionModule, x: Array, path: str, feature: str, step: _Step) -> Array:

@@ -1,6 +1,5 @@
 """Pipeline: a portrait and a recording become frames, whole or chunk by chunk."""
 
-import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from memo_jax.config import SamplerConfig
+from memo_jax.diffusion.presets import EXACT, changed, with_preset
 from memo_jax.diffusion.rollout import (
     Carry,
     ClipInputs,
@@ -26,6 +26,7 @@ from memo_jax.diffusion.rollout import (
     rollout,
 )
 from memo_jax.errors import UserError
+from memo_jax.pipeline import memory as device_memory
 from memo_jax.pipeline.hearing import Ear, Hearing
 from memo_jax.pipeline.scene import FaceModels, Scene, make_scene
 from memo_jax.weights.folder import Model
@@ -57,6 +58,8 @@ class Pipeline:
         model: Model,
         *,
         sampler: SamplerConfig | None = None,
+        preset: str | None = None,
+        memory: str = "auto",
         chunk: int = 1,
         face_models: Path | None = None,
     ):
@@ -64,15 +67,23 @@ class Pipeline:
 
         Args:
           sampler: in place of the model's own.
+          preset: what to make of it; None leaves it as it is.
+          memory: "auto", "normal" or "low", as in `load`.
           chunk: clips that are generated in one call of the device.
           face_models: a folder with the release's ONNX face models.
+
+        Raises:
+          UserError: the parts do not fit each other, or all of it not into the device's memory.
         """
         if not 1 <= chunk <= 1000:
             raise UserError(f"chunk {chunk}: expected 1 to 1000 clips")
         self.spec = model.spec
         self.sampler = sampler or model.spec.sampler
+        if preset is not None:
+            self.sampler = with_preset(self.sampler, preset)
         self.chunk = chunk
         self._check(model)
+        self.sampler, self.notes = device_memory.fitted(model, self.sampler, memory, chunk)
         self._ear = Ear(model, _onnx(model.folder, "vocal_separator"))
         self._faces = FaceModels(face_models or _folder(model.folder, "face_analysis"))
         self._graphdef, state = nnx.split(_generator(model))
@@ -89,6 +100,11 @@ class Pipeline:
         dtype: str | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        preset: str = EXACT,
+        guidance_interval: tuple[float, float] | None = None,
+        cache_steps: int | None = None,
+        latent_carry: bool | None = None,
+        memory: str = "auto",
         chunk: int = 1,
         face_models: str | os.PathLike[str] | None = None,
     ) -> Self:
@@ -99,26 +115,35 @@ class Pipeline:
           dtype: what matmuls and convolutions run in: "bfloat16", or "float32", which is the
             default on CPUs because they are no faster in bfloat16.
           steps, guidance: in place of the model's own.
+          preset: "exact", or a named approximation that costs less ("fast", "draft").
+          guidance_interval, cache_steps, latent_carry: approximations one by one
+            (`SamplerConfig`), in place of the preset's.
+          memory: "low" needs less of the device's, and rounds the memory of the past to bfloat16;
+            "auto" takes it where the device has no room for "normal", and says so in `notes`.
           chunk: clips that are generated in one call of the device.
           face_models: a folder with the release's ONNX face models.
 
         Raises:
-          UserError: there is no such model, or it is not whole.
+          UserError: there is no such model, it is not whole, or it does not fit into the device's
+            memory.
         """
         dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
         if dtype not in DTYPES:
             raise UserError(f"no dtype {dtype!r}; expected {' or '.join(DTYPES)}")
         loaded = load_model(str(model), DTYPES[dtype])
-        sampler = loaded.spec.sampler
-        if steps is not None:
-            sampler = dataclasses.replace(sampler, steps=steps)
-        if guidance is not None:
-            sampler = dataclasses.replace(sampler, guidance=guidance)
+        sampler = changed(
+            with_preset(loaded.spec.sampler, preset),
+            steps=steps,
+            guidance=guidance,
+            guidance_interval=guidance_interval,
+            cache_steps=cache_steps,
+            latent_carry=latent_carry,
+        )
         folder = None if face_models is None else Path(face_models)
         # os.path, unlike pathlib, also bears a name that is too long.
         if folder is not None and not (os.path.isdir(folder) and any(folder.rglob("*.onnx"))):
             raise UserError(f"--face-models {str(folder)!r} holds no .onnx file; give their folder")
-        return cls(loaded, sampler=sampler, chunk=chunk, face_models=folder)
+        return cls(loaded, sampler=sampler, memory=memory, chunk=chunk, face_models=folder)
 
     def __call__(
         self,
@@ -225,6 +250,11 @@ class Pipeline:
         if carry is not None:
             if _shapes(carry.memory) != _shapes(first.memory):
                 raise UserError("carry is not one of this model: its memory has other shapes")
+            if carry.past.shape[2:] != first.past.shape[2:]:
+                raise UserError(
+                    f"carry has past frames of {carry.past.shape[2:]}, expected "
+                    f"{first.past.shape[2:]}; give the latent_carry that it was made with"
+                )
             first = jax.tree.map(jnp.array, carry)
         return Run(self, hearing, portrait, first, seed, noise)
 

@@ -99,6 +99,8 @@ class Partial:
     def _same(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         for name in sorted({*old, *new}):
             if old.get(name) != new.get(name):
+                if isinstance(old.get(name), Mapping) and isinstance(new.get(name), Mapping):
+                    self._same(old[name], new[name])
                 raise UserError(
                     f"{self.folder} was begun with {name} {old.get(name)}, now it is "
                     f"{new.get(name)}; give the same options, or remove it to start anew"

@@ -101,6 +101,23 @@ def test_operations_grow_with_the_steps(small):
     assert 0.4 < (alone_twice - alone) / (two - one) < 0.6
 
 
+def test_operations_of_steps_that_differ(small):
+    """Each step counts as what it is, though all are one program's: as many of one kind more or
+    less are as much more or less."""
+
+    def counted(**changes):
+        return operations.per_frame(small, dataclasses.replace(SAMPLER, **changes))
+
+    exact, alone = counted(steps=4), counted(steps=4, guidance_interval=(0.9, 0.95))
+    half = counted(steps=4, guidance_interval=(0.3, 0.9))  # two of four
+    assert half == pytest.approx((exact + alone) / 2, rel=1e-6)
+    one, two = (counted(steps=4, cache_steps=n) for n in (2, 3))
+    two_whole = counted(steps=2)
+    assert two_whole < one < exact  # two of four shallow; then too
+    assert two == one
+    assert counted(steps=4, latent_carry=True) < exact
+
+
 def test_drawn_weights(small):
     """The same ones each time, none of them all zeros, matrices in the dtype of products."""
     name = "image_proj"
@@ -181,7 +198,8 @@ def test_a_busy_machine_is_told():
         (["--json", "/no/such/folder/a.json"], "its folder does not exist; make it first"),
         (["--json", "/"], "is a folder"),
         (["--chunk", "0"], "--chunk 0: expected 1 to 1000"),
-        (["--preset", "quick"], "quick"),
+        (["--preset", "quick"], "--preset 'quick': expected exact, fast"),
+        (["--preset-differences", "--preset", "fast"], "of all presets and of nothing else"),
         (["--model", "nothing/like/this"], "nothing/like/this"),
         (["--compare", "torch", "--pairs", "vea"], "--pairs: no 'vea'; expected some of unet"),
     ],

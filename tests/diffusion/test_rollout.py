@@ -82,7 +82,7 @@ def sketch(monkeypatch):
     """`sketch(sampler)`: (roll, portrait, carry, inputs) with networks of one line each, in which
     frames still depend on noise, audio, emotion, memory, and memory on the past."""
 
-    def condition(generator, portrait, past, memory):
+    def condition(generator, portrait, past, memory, sampler):
         if memory is None:
             memory = MotionMemory(
                 {"layer": LayerMemory(jnp.zeros((1, 1, 1)), jnp.zeros((1, 1, 1)))}
@@ -101,7 +101,7 @@ def sketch(monkeypatch):
 
     monkeypatch.setattr(sampling, "condition", condition)
     monkeypatch.setattr(sampling, "denoise", denoise)
-    monkeypatch.setattr(sampling, "decode", lambda vae, x: jax.nn.sigmoid(x[..., :3]))
+    monkeypatch.setattr(sampling, "decode", lambda vae, x, **_: jax.nn.sigmoid(x[..., :3]))
 
     def sketch(sampler=SAMPLER):
         image, _, inputs = given(side=PIXELS)

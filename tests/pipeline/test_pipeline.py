@@ -318,3 +318,26 @@ def test_what_load_refuses(model, tmp_path, monkeypatch):
             Pipeline.load("tiny", face_models=folder)
     changed = Pipeline.load("tiny", steps=7, guidance=1.0, chunk=4)
     assert (changed.sampler.steps, changed.sampler.guidance, changed.chunk) == (7, 1.0, 4)
+
+
+def test_presets(model, monkeypatch):
+    """A preset's fields, and what is given in their place."""
+    monkeypatch.setattr(pipeline, "load_model", lambda *source: model)
+    assert Pipeline.load("tiny").sampler == SAMPLER == Pipeline.load("tiny", preset="exact").sampler
+    fast = Pipeline.load("tiny", preset="fast").sampler
+    assert fast == Pipeline(model, preset="fast").sampler
+    assert fast.cache_steps == 2 and fast.latent_carry and fast.guidance_interval == (0.3, 0.9)
+    assert (fast.steps, fast.guidance) == (SAMPLER.steps, SAMPLER.guidance)
+    mine = Pipeline.load(
+        *("tiny",),
+        preset="fast",
+        steps=12,
+        cache_steps=1,
+        latent_carry=False,
+        guidance_interval=(0.0, 1.0),
+    ).sampler
+    assert mine == dataclasses.replace(SAMPLER, steps=12)
+    with pytest.raises(UserError, match="no preset 'quick'"):
+        Pipeline.load("tiny", preset="quick")
+    with pytest.raises(UserError, match="cache_steps must be positive"):
+        Pipeline.load("tiny", cache_steps=0)

@@ -1,11 +1,16 @@
 """A run that stops keeps a pair of frames and carry that fits, whenever it is killed."""
 
+import dataclasses
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_model import SAMPLER
 
 from memo_jax.errors import UserError
+from memo_jax.pipeline import Pipeline
 from memo_jax.pipeline.resume import Partial
 
 FROM = {"seed": 3, "image": "abc"}
@@ -78,6 +83,11 @@ def test_another_run_is_refused(tmp_path):
     Partial(tmp_path / "p", FROM)
     with pytest.raises(UserError, match="begun with seed 3, now it is 4"):
         Partial(tmp_path / "p", {**FROM, "seed": 4})
+    settings = {"sampler": {"cache_steps": 1, "latent_carry": False}}
+    Partial(tmp_path / "q", settings)
+    changed = {"sampler": {"cache_steps": 1, "latent_carry": True}}
+    with pytest.raises(UserError, match="begun with latent_carry False, now it is True; give"):
+        Partial(tmp_path / "q", changed)
     (tmp_path / "p" / "run.json").write_text("{")
     with pytest.raises(UserError, match="remove it to start anew"):
         Partial(tmp_path / "p", FROM)
@@ -96,3 +106,23 @@ def test_removed_when_done(tmp_path):
     partial = Partial(tmp_path / "p", FROM)
     partial.remove()
     assert not (tmp_path / "p").exists()
+
+
+def test_latents_and_bfloat16_are_carried(pipe, model, scene, hearing, tmp_path):
+    """What is carried is another kind of past, and a memory of half the size: both are saved."""
+    sampler = dataclasses.replace(SAMPLER, latent_carry=True, device_memory="low", steps=1)
+    lean = Pipeline(model, sampler=sampler)
+    whole = np.concatenate(list(lean.start(scene, hearing, seed=3)))
+    folder = tmp_path / "p"
+    stopped(lean, scene, hearing, folder)
+    got, kept = gone_on(lean, scene, hearing, folder)
+    assert kept == 12
+    np.testing.assert_array_equal(got, whole)
+    carry = Partial(folder, FROM).carry(lean.start(scene, hearing).carry)
+    assert carry.past.shape == (1, 4, 8, 8, 4)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(carry.memory))
+    with pytest.raises(UserError, match="memory has other shapes"):
+        pipe.start(scene, hearing, carry=carry)
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), carry.memory)
+    with pytest.raises(UserError, match="give the latent_carry that it was made with"):
+        pipe.start(scene, hearing, carry=carry.replace(memory=wide))

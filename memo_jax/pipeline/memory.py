@@ -1,0 +1,249 @@
+"""How much device memory generating takes, told before anything is compiled.
+
+What is held is counted from shapes: parameters, the memory of the past, what a clip computes once.
+What exists only while a network runs is estimated by its largest values; docs/performance.md has
+what compiled programs say to that.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from memo_jax.config import DiffusionNetConfig, SamplerConfig, UNetConfig
+from memo_jax.diffusion.guidance import guided
+from memo_jax.diffusion.rollout import pictures_at_once
+from memo_jax.errors import UserError
+from memo_jax.models.unet import LevelPlan, down_levels, up_levels
+from memo_jax.weights.folder import Model
+
+CHOICES = ("auto", "normal", "low")
+
+# Scores of attention that exist at once, where they are more, one picture's or less (`attend`).
+_SCORES = 128 * 2**20
+_MEMINFO = Path("/proc/meminfo")
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Predicted bytes of device memory.
+
+    Attributes:
+      parameters: of all networks, as they are held.
+      memory: of the past, from clip to clip, and the past frames.
+      held: what a clip computes once, and its frames.
+      working: the most that exists at once while a network runs.
+    """
+
+    parameters: float
+    memory: float
+    held: float
+    working: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.parameters + self.memory + self.held + self.working
+
+
+def predict(
+    configs: Mapping[str, Any],
+    sampler: SamplerConfig,
+    parameters: float,
+    *,
+    itemsize: int,
+    chunk: int = 1,
+    platform: str = "gpu",
+) -> Needs:
+    """What one video takes.
+
+    Args:
+      configs: of the components that make frames, by name.
+      parameters: bytes of all parameters.
+      itemsize: bytes of a number that networks compute with.
+      chunk: clips that are generated in one call.
+      platform: a "tpu" fills up the last two axes of its arrays.
+    """
+    net, vae = configs["diffusion_net"], configs["vae"]
+    low = sampler.device_memory == "low"
+    branches = 1 + guided(sampler.guidance)
+    side, frames = sampler.image_size // vae.factor, sampler.clip_frames
+    kept = 2 if low else 4
+    layers = list(_layers(net, side))
+    states = [_state(net, layer, branches, kept, platform) for layer in layers if layer.motion]
+    pixels = sampler.image_size**2 * vae.in_channels
+    past = (
+        4.0
+        * sampler.past_frames
+        * (side**2 * vae.latent_channels if sampler.latent_carry else pixels)
+    )
+    # Keys and values of the portrait, and a level's deep features.
+    held = (
+        2.0
+        * branches
+        * itemsize
+        * sum(layer.positions * layer.width for layer in layers if layer.attention)
+    )
+    if sampler.cache_steps > 1:
+        deep = list(up_levels(net))[-1].layers[0].c_in - net.block_out_channels[0]
+        held += branches * frames * side**2 * deep * itemsize
+    held += chunk * frames * pixels * 5.0  # float32 and bytes
+    if low:  # compiled programs held the rounded memory twice, where float32 is renewed in place
+        held += sum(states)
+
+    seen = branches * (1 + sampler.past_frames)
+    features = seen * itemsize * sum(layer.positions * layer.width for layer in layers)
+    # One module's memory is read in float32 at a time; all is made anew from the features.
+    read = max(states, default=0.0) * (4 / kept) / (2 if low and branches > 1 else 1)
+    making = max(states, default=0.0) * (4 / kept)
+    at_once = 1 if low else branches
+    working = max(
+        features + _unet(configs["reference_net"], side, 1 if low else seen, itemsize),
+        features + making,
+        read + _unet(net, side, at_once * frames, itemsize),
+        _vae(vae, sampler, itemsize),
+    )
+    return Needs(parameters, sum(states) + past, held, working)
+
+
+def fitted(
+    model: Model, sampler: SamplerConfig, memory: str, chunk: int
+) -> tuple[SamplerConfig, list[str]]:
+    """The sampler with the device memory that was asked for, and what the user should know.
+
+    Raises:
+      UserError: there is no such choice; or it is predicted not to fit, before anything is tried.
+    """
+    if memory not in CHOICES:
+        raise UserError(f"no memory {memory!r}; expected {', '.join(CHOICES)}")
+    if memory == "low":
+        sampler = dataclasses.replace(sampler, device_memory="low")
+    leaves = jax.tree.leaves(list(model.modules.values()))
+    device, held = next(iter(leaves[0].devices())), float(sum(leaf.nbytes for leaf in leaves))
+    limit = room(device, held)
+    if limit is None:
+        return sampler, []
+    configs = {name: part.config for name, part in model.spec.parts.items()}
+    net: Any = model.modules["diffusion_net"]
+    kernel = net.conv_in.kernel[...]
+
+    def needed(sampler: SamplerConfig) -> float:
+        itemsize = jnp.dtype(kernel.dtype).itemsize
+        platform = device.platform
+        return predict(
+            configs, sampler, held, itemsize=itemsize, chunk=chunk, platform=platform
+        ).total
+
+    size = f"{sampler.image_size} x {sampler.image_size}"
+    asked = needed(sampler)
+    if asked <= limit:
+        return sampler, []
+    low = dataclasses.replace(sampler, device_memory="low")
+    short = (
+        f"{size} needs about {asked / GIB:.1f} GiB of device memory (predicted), and "
+        f"{limit / GIB:.1f} are there"
+    )
+    less = needed(low)
+    if sampler.device_memory == "low" or less > limit:
+        other = "--dtype bfloat16" if kernel.dtype == jnp.float32 else "a larger device"
+        if device.platform == "gpu":  # JAX leaves a quarter to others
+            other = f"XLA_PYTHON_CLIENT_MEM_FRACTION=0.95, or {other}"
+        if chunk > 1:
+            other = f"--chunk 1 or {other}"
+        even = "" if sampler.device_memory == "low" else f"; --memory low {less / GIB:.1f}"
+        raise UserError(f"{short}{even}; try {other}")
+    if memory == "normal":
+        raise UserError(f"{short}; --memory low needs {less / GIB:.1f}")
+    return low, [f"{short}: --memory low is taken, which needs {less / GIB:.1f}"]
+
+
+def room(device: jax.Device, held: float) -> float | None:
+    """Bytes that this process may have on a device, those it holds among them; None where it
+    cannot be known. A CPU has what the machine has free."""
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+        (free,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+        return held + 1024.0 * int(free)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer of a UNet: positions of a picture there, and whether it has these modules."""
+
+    positions: int
+    width: int
+    c_in: int
+    attention: bool
+    motion: bool
+
+
+def _layers(config: UNetConfig, side: int) -> Iterator[_Layer]:
+    motion = getattr(config, "motion_resolutions", ())
+
+    def positions(scale: int) -> int:
+        return math.ceil(side / scale) ** 2
+
+    def level(plan: LevelPlan) -> Iterator[_Layer]:
+        for layer in plan.layers:
+            has = plan.attention, plan.scale in motion
+            yield _Layer(positions(plan.scale), layer.c_out, layer.c_in, *has)
+
+    for plan in down_levels(config):
+        yield from level(plan)
+    width, scale = config.block_out_channels[-1], 2 ** (len(config.block_out_channels) - 1)
+    middle = isinstance(config, DiffusionNetConfig) and config.mid_motion
+    yield _Layer(positions(scale), width, width, True, middle)
+    for plan in up_levels(config):
+        yield from level(plan)
+
+
+def _state(
+    net: DiffusionNetConfig, layer: _Layer, branches: int, kept: int, platform: str
+) -> float:
+    """Bytes of one motion module's memory, whose numbers have `kept` bytes."""
+    motion = net.motion
+    if motion.attention == "softmax":
+        return 0.0
+    d = layer.width // motion.num_heads // motion.dim_div
+    rows, columns = (_up(d, 32 // kept), _up(d, 128)) if platform == "tpu" else (d, d)
+    each = rows * columns + (_up(1, 32 // kept) * columns if platform == "tpu" else columns)
+    attentions = motion.num_blocks * motion.attentions_per_block
+    return float(attentions * branches * layer.positions * motion.num_heads * each * kept)
+
+
+def _up(n: int, tile: int) -> int:
+    return -(-n // tile) * tile
+
+
+def _unet(config: UNetConfig, side: int, pictures: int, itemsize: int) -> float:
+    """A UNet over so many pictures: the values that wait for the expanding side, and the layer
+    that has most in hand."""
+    layers = list(_layers(config, side))
+    down = layers[: len(layers) // 2]
+    waiting = sum(layer.positions * layer.width for layer in down) * itemsize
+    # A feed-forward: its input, both halves of its hidden layer and their product; norms float32.
+    most = max(
+        layer.positions * max(layer.width * (14 * itemsize + 8), layer.c_in * (2 * itemsize + 4))
+        for layer in layers
+    )
+    # A picture's positions see themselves and the portrait's; scores, and softmax of them.
+    scores = max(8.0 * config.num_heads * layer.positions**2 for layer in layers)
+    scores = pictures * scores if pictures * scores <= _SCORES else min(_SCORES, scores)
+    return pictures * (waiting + most) + 2 * scores
+
+
+def _vae(config: Any, sampler: SamplerConfig, itemsize: int) -> float:
+    """Decoding the pictures that are decoded at once."""
+    pictures = min(sampler.clip_frames, pictures_at_once(sampler))
+    widths = [*config.block_out_channels[:2]]
+    return pictures * sampler.image_size**2 * sum(widths) * (3 * itemsize + 4)
