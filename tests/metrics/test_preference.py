@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from signalled import heeds_ctrl_c
 
 from memo_jax.errors import UserError
 from memo_jax.metrics.preference.__main__ import main
@@ -330,6 +331,7 @@ def test_the_command(study, tmp_path):
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=heeds_ctrl_c,
     )
     try:
         address = re.match(r"(http://127.0.0.1:\d+)/ shows 2 pairs", asked.stdout.readline())[1]

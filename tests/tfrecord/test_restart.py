@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+from signalled import heeds_ctrl_c
 from tfrecord import writing
 from tfrecord.writing import ROOT
 
@@ -137,7 +138,11 @@ def started(files, tmp_path, at):
         files=str(files), output=str(tmp_path / "out"),
     )  # fmt: skip
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeds_ctrl_c,
     )
     assert process.stdout.readline() == "here\n"
     return process
