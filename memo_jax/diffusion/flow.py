@@ -51,7 +51,7 @@ def sample_losses(
 
 
 def robust_mean(
-    losses: Float[Array, " b"], threshold: float | None
+    losses: Float[Array, " b"], threshold: float | Float[Array, ""] | None
 ) -> tuple[Float[Array, ""], Bool[Array, " b"]]:
     """The mean over samples whose loss does not exceed `threshold`, and which those are.
 

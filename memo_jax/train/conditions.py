@@ -184,7 +184,8 @@ def prepared(
     dropped = drops(keys.drop, rates, norms)
     target, reference, past = found
     if grey is not None:
-        past = tuple(_where(dropped.past, g, m) for g, m in zip(grey, past, strict=True))  # type: ignore[assignment]
+        mean, std = (_where(dropped.past, g, m) for g, m in zip(grey, past, strict=True))
+        past = mean, std
     images = jnp.concatenate(
         [
             _where(dropped.reference, jnp.float32(0), sampled(keys.reference, reference))[:, None],

@@ -49,7 +49,7 @@ def kept_loss(
     velocity, noisy = predicted(nets, inputs, reference_learns=reference_learns, remat=remat)
     data = flow.data_from_velocity(noisy, velocity, inputs.sigma)
     losses = flow.sample_losses(data, inputs.latents)
-    _, kept = flow.robust_mean(losses, threshold)  # type: ignore[arg-type]
+    _, kept = flow.robust_mean(losses, threshold)
     return jnp.sum(jnp.where(kept, losses, 0.0)), Told(losses, kept, velocity)
 
 
