@@ -1,10 +1,9 @@
 """Emotion labels: heard in the sound second by second, spread over frames, one for each clip."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -29,6 +28,9 @@ The release of MEMO numbers its classes and names none; its detector was built o
 nine classes are emotion2vec's. A number therefore means what the weights make of it, and a name is
 our reading.
 """
+
+LENGTHS = (SAMPLE_RATE // 2, SAMPLE_RATE, 2 * SAMPLE_RATE, 3 * SAMPLE_RATE)
+"""Samples to which shorter windows are padded for the detector."""
 
 EmotionTimes = Literal["released", "exact"]
 
@@ -157,7 +159,7 @@ class EmotionDetector:
     """Hears emotions: emotion2vec, its features' mean over time, and a classifier."""
 
     def __init__(self, features: nnx.Module, classifier: nnx.Module, *, shortest: int = 400):
-        """`features` maps [b,n] to [b,t,w], `classifier` [b,w] to probabilities [b,classes].
+        """`features` is an Emotion2Vec, `classifier` maps [b,w] to probabilities [b,classes].
 
         Windows of fewer than `shortest` samples (`Emotion2VecConfig.shortest`) are filled up with
         silence.
@@ -168,9 +170,10 @@ class EmotionDetector:
         graphs = [graph for graph, _ in split]
 
         @jax.jit
-        def classify(params: list, heard: Array) -> Array:
-            hear, judge = (nnx.merge(g, p) for g, p in zip(graphs, params, strict=True))
-            return judge(jnp.mean(hear(heard).astype(jnp.float32), axis=1))
+        def classify(params: list, heard: Array, real: Array) -> Array:
+            parts: list[Any] = [nnx.merge(g, p) for g, p in zip(graphs, params, strict=True)]
+            hear, judge = parts
+            return judge(hear.mean(heard, real))
 
         self._classify = classify
 
@@ -183,6 +186,14 @@ class EmotionDetector:
         return detect_labels(samples, self.probabilities)
 
     def probabilities(self, heard: Float[np.ndarray, "b k"]) -> Float[Array, "b classes"]:
-        """Class probabilities of normalised windows of one length."""
-        missing = max(0, self.shortest - heard.shape[1])
-        return self._classify(self._params, np.pad(heard, ((0, 0), (0, missing))))
+        """Class probabilities of normalised windows of one length.
+
+        Windows are padded to one of `LENGTHS`, and their number to a power of two, so that
+        recordings of all lengths go through a handful of programs.
+        """
+        rows, own = len(heard), max(self.shortest, heard.shape[1])
+        length = next((n for n in LENGTHS if n >= own), own)
+        more = (1 << (rows - 1).bit_length()) - rows
+        wide = np.pad(heard, ((0, more), (0, length - heard.shape[1])))
+        real = np.full(rows + more, own, np.int32)
+        return self._classify(self._params, wide, real)[:rows]

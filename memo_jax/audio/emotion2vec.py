@@ -11,10 +11,10 @@ import numpy as np
 from einops import rearrange, repeat
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from memo_jax.audio.config import Emotion2VecConfig
-from memo_jax.audio.layers import Norm, attend, conv1d, conv_steps, gelu
+from memo_jax.audio.layers import Norm, attend, conv1d, conv_steps, gelu, steps_of
 
 
 class Conv(nnx.Module):
@@ -48,10 +48,15 @@ class Attention(nnx.Module):
         self.qkv = nnx.Linear(config.width, 3 * config.width, dtype=dtype, rngs=rngs)
         self.proj = nnx.Linear(config.width, config.width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b t w"], bias: Float[Array, "h t t"]) -> Array:
-        """`bias` is added to the scores."""
+    def __call__(
+        self,
+        x: Float[Array, "b t w"],
+        bias: Float[Array, "h t t"],
+        real: Bool[Array, "b t"] | None = None,
+    ) -> Array:
+        """`bias` is added to the scores; tokens that are not `real` are seen by nobody."""
         parts = rearrange(self.qkv(x), "b t (s h d) -> s b t h d", s=3, h=self.heads)
-        y = attend(parts[0], parts[1], parts[2], bias)
+        y = attend(parts[0], parts[1], parts[2], bias, real)
         return self.proj(rearrange(y, "b t h d -> b t (h d)"))
 
 
@@ -76,9 +81,14 @@ class Block(nnx.Module):
         self.norm2 = Norm(config.width, epsilon=config.epsilon, rngs=rngs)
         self.mlp = Mlp(config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b t w"], bias: Float[Array, "h t t"]) -> Array:
-        """`bias` is added to the attention's scores."""
-        x = self.norm1(x + self.attn(x, bias))
+    def __call__(
+        self,
+        x: Float[Array, "b t w"],
+        bias: Float[Array, "h t t"],
+        real: Bool[Array, "b t"] | None = None,
+    ) -> Array:
+        """`bias` is added to the attention's scores; tokens that are not `real` are not seen."""
+        x = self.norm1(x + self.attn(x, bias, real))
         return self.norm2(x + self.mlp(x))
 
 
@@ -142,8 +152,10 @@ class AudioEncoder(nnx.Module):
         if config.decoder_layers:
             self.decoder = Decoder(config, rngs=rngs)
 
-    def __call__(self, samples: Float[Array, "b n"]) -> Float[Array, "b t w"]:
-        """Tokens of normalised samples, the extra ones first."""
+    def __call__(
+        self, samples: Float[Array, "b n"], real: Bool[Array, "b t"] | None = None
+    ) -> Float[Array, "b t w"]:
+        """Tokens of normalised samples, the extra ones first; `real` says which ones count."""
         conv_steps(samples.shape[1], self.config.kernels, self.config.strides)  # for its error
         x = samples.astype(self.dtype)[..., None]
         for conv in self.convs:
@@ -151,12 +163,14 @@ class AudioEncoder(nnx.Module):
         x = self.project(x)
         y = x
         for conv in self.positions:
+            if real is not None:  # as beyond the end of a recording by itself
+                y = jnp.where(real[:, self.config.extra_tokens :, None], y, 0)
             # An even kernel padded on both sides makes one step too many.
             y = conv(y)[:, : x.shape[1]]
         extra = repeat(self.extra_tokens[...].astype(x.dtype), "n d -> b n d", b=len(x))
         x = self.norm(jnp.concatenate([extra, x + y], axis=1))
         for i, block in enumerate(self.blocks):
-            x = block(x, self.bias(x.shape[1], i))
+            x = block(x, self.bias(x.shape[1], i), real)
         return x
 
     def bias(self, tokens: int, layer: int) -> Float[Array, "h t t"]:
@@ -186,13 +200,33 @@ class Emotion2Vec(nnx.Module):
         self.audio = AudioEncoder(config, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
 
-    def __call__(self, samples: Float[Array, "b n"]) -> Float[Array, "b t w"]:
+    def __call__(
+        self, samples: Float[Array, "b n"], real: Int[Array, " b"] | None = None
+    ) -> Float[Array, "b t w"]:
         """Features of sound at 16 kHz, each row normalised to mean 0 and variance 1.
+
+        Args:
+          samples: the sound.
+          real: how many samples of each row are sound, where rows were padded to one length; their
+            features are what they would be alone, and those beyond are nothing.
 
         Raises:
           UserError: fewer samples than `config.shortest`.
         """
-        x = self.audio(samples)
+        extra, mask = self.config.extra_tokens, None
+        if real is not None:
+            steps = conv_steps(samples.shape[1], self.config.kernels, self.config.strides)
+            mask = jnp.arange(extra + steps)[None] < extra + self._steps(real)[:, None]
+        x = self.audio(samples, mask)
         for i, block in enumerate(self.blocks):
-            x = block(x, self.audio.bias(x.shape[1], i + self.config.prenet_depth))
-        return x[:, self.config.extra_tokens :]
+            x = block(x, self.audio.bias(x.shape[1], i + self.config.prenet_depth), mask)
+        return x[:, extra:]
+
+    def mean(self, samples: Float[Array, "b n"], real: Int[Array, " b"]) -> Float[Array, "b w"]:
+        """The features' mean over time, float32; see __call__."""
+        x, steps = self(samples, real).astype(jnp.float32), self._steps(real)[:, None]
+        own = jnp.arange(x.shape[1])[None] < steps
+        return jnp.sum(jnp.where(own[..., None], x, 0.0), axis=1) / steps.astype(jnp.float32)
+
+    def _steps(self, samples: Int[Array, " b"]) -> Int[Array, " b"]:
+        return steps_of(samples, self.config.kernels, self.config.strides)

@@ -1,14 +1,14 @@
 """Layers that the two speech encoders share."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from memo_jax.errors import UserError
 
@@ -16,6 +16,8 @@ from memo_jax.errors import UserError
 # query block, because a song of minutes would need gigabytes for one layer's full matrix.
 SCORES_AT_ONCE = 2**22
 FEWEST_QUERIES = 128
+
+Count = TypeVar("Count", int, Array)
 
 
 class Norm(nnx.LayerNorm):
@@ -74,9 +76,7 @@ def conv_steps(samples: int, kernels: Sequence[int], strides: Sequence[int]) -> 
     Raises:
       UserError: not even one step is left.
     """
-    steps = samples
-    for kernel, stride in zip(kernels, strides, strict=True):
-        steps = (steps - kernel) // stride + 1
+    steps = steps_of(samples, kernels, strides)
     if steps < 1:
         shortest = receptive_field(kernels, strides)
         raise UserError(
@@ -84,6 +84,13 @@ def conv_steps(samples: int, kernels: Sequence[int], strides: Sequence[int]) -> 
             "give a longer recording"
         )
     return steps
+
+
+def steps_of(samples: Count, kernels: Sequence[int], strides: Sequence[int]) -> Count:
+    """As `conv_steps`, for arrays too and without a check."""
+    for kernel, stride in zip(kernels, strides, strict=True):
+        samples = (samples - kernel) // stride + 1
+    return samples
 
 
 def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
@@ -99,32 +106,38 @@ def attend(
     key: Float[Array, "b m h d"],
     value: Float[Array, "b m h d"],
     bias: Float[Array, "h n m"] | None = None,
+    real: Bool[Array, "b m"] | None = None,
 ) -> Float[Array, "b n h d"]:
     """Softmax attention over full sequences, scaled by d^-1/2, softmax in float32.
 
-    Without a bias it goes through long sequences in blocks of queries, so that memory grows with
-    the length and not with its square. A bias is n x m already, so then there is nothing to save.
+    Keys that are not `real` are seen by nobody. Without a bias it goes through long sequences in
+    blocks of queries, so that memory grows with the length and not with its square. A bias is
+    n x m already, so then there is nothing to save.
     """
     length, seen = query.shape[1], key.shape[1]
     if bias is not None or length * seen <= SCORES_AT_ONCE:
-        return _attend(query, key, value, bias)
+        return _attend(query, key, value, bias, real)
     block = min(length, max(FEWEST_QUERIES, SCORES_AT_ONCE // seen))
     count = -(-length // block)
     padded = jnp.pad(query, ((0, 0), (0, count * block - length), (0, 0), (0, 0)))
 
     def one(index: Array) -> Array:
         queries = jax.lax.dynamic_slice_in_dim(padded, index * block, block, axis=1)
-        return _attend(queries, key, value, None)
+        return _attend(queries, key, value, None, real)
 
     blocks = jax.lax.map(one, jnp.arange(count))
     joined = rearrange(blocks, "k b n h d -> b (k n) h d")
     return joined[:, :length]
 
 
-def _attend(query: Array, key: Array, value: Array, bias: Array | None) -> Array:
+def _attend(
+    query: Array, key: Array, value: Array, bias: Array | None, real: Array | None
+) -> Array:
     scores = jnp.einsum("bnhd,bmhd->bhnm", query, key, preferred_element_type=jnp.float32)
     scores = scores * query.shape[-1] ** -0.5
     if bias is not None:
         scores = scores + bias.astype(jnp.float32)[None]
+    if real is not None:
+        scores = jnp.where(real[:, None, None], scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("bhnm,bmhd->bnhd", weights, value)

@@ -4,7 +4,7 @@ After arXiv:2006.11477 (the post-norm "base" model). MEMO resamples the features
 convolutions to one step per video frame, so that the transformer itself runs at the frame rate.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,23 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from memo_jax.audio.config import Wav2Vec2Config
-from memo_jax.audio.layers import Norm, attend, gelu
+from memo_jax.audio.layers import Norm, attend, conv_steps, gelu, steps_of
 from memo_jax.audio.wav2vec2_convs import FeatureExtractor
+
+
+class Real(NamedTuple):
+    """How much of each padded row is a recording; the rest is heard by nobody.
+
+    Attributes:
+      samples: [b], each at least what one step of the convolutions sees.
+      frames: [b], each at least 1.
+    """
+
+    samples: Int[Array, " b"]
+    frames: Int[Array, " b"]
 
 
 class FeatureProjection(nnx.Module):
@@ -84,11 +96,14 @@ class Attention(nnx.Module):
         self.v_proj = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
         self.out_proj = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b t w"]) -> Float[Array, "b t w"]:
-        """Every frame sees every frame."""
+    def __call__(
+        self, x: Float[Array, "b t w"], real: Bool[Array, "b t"] | None = None
+    ) -> Float[Array, "b t w"]:
+        """Every frame sees every frame, or those that are `real`."""
         parts = (self.q_proj(x), self.k_proj(x), self.v_proj(x))
         query, key, value = (rearrange(y, "b t (h d) -> b t h d", h=self.heads) for y in parts)
-        return self.out_proj(rearrange(attend(query, key, value), "b t h d -> b t (h d)"))
+        seen = attend(query, key, value, real=real)
+        return self.out_proj(rearrange(seen, "b t h d -> b t (h d)"))
 
 
 class FeedForward(nnx.Module):
@@ -112,9 +127,11 @@ class Layer(nnx.Module):
         self.feed_forward = FeedForward(config, dtype=dtype, rngs=rngs)
         self.final_layer_norm = Norm(config.width, epsilon=config.epsilon, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b t w"]) -> Float[Array, "b t w"]:
+    def __call__(
+        self, x: Float[Array, "b t w"], real: Bool[Array, "b t"] | None = None
+    ) -> Float[Array, "b t w"]:
         """The next hidden state."""
-        x = self.layer_norm(x + self.attention(x))
+        x = self.layer_norm(x + self.attention(x, real))
         return self.final_layer_norm(x + self.feed_forward(x))
 
 
@@ -128,11 +145,15 @@ class Encoder(nnx.Module):
             [Layer(config, dtype=dtype, rngs=rngs) for _ in range(config.layers)]
         )
 
-    def __call__(self, x: Float[Array, "b t w"]) -> list[Float[Array, "b t w"]]:
+    def __call__(
+        self, x: Float[Array, "b t w"], real: Bool[Array, "b t"] | None = None
+    ) -> list[Float[Array, "b t w"]]:
         """The input of the first layer and every layer's output."""
+        if real is not None:  # as beyond the end of a recording by itself
+            x = jnp.where(real[..., None], x, 0)
         states = [self.layer_norm(x + self.pos_conv_embed(x))]
         for layer in self.layers:
-            states.append(layer(states[-1]))
+            states.append(layer(states[-1], real))
         return states
 
 
@@ -147,25 +168,48 @@ class Wav2Vec2(nnx.Module):
         # Used only by masked pre-training; kept so that weights go out whole.
         self.masked_spec_embed = nnx.Param(jnp.zeros(config.width))
 
-    def __call__(self, samples: Float[Array, "b n"], frames: int) -> Float[Array, "b l f d"]:
+    def __call__(
+        self, samples: Float[Array, "b n"], frames: int, real: Real | None = None
+    ) -> Float[Array, "b l f d"]:
         """Every transformer layer's output, without the transformer's input.
+
+        With `real`, rows hold recordings that were padded to one length: each gives what it would
+        give alone, within rounding, and what comes after its own frames is nothing. So a few
+        lengths (`memo_jax.audio.lengths`) serve all recordings.
 
         Args:
           samples: 16 kHz, normalised (`memo_jax.audio.timing.prepare`).
-          frames: video frames that the samples last for.
+          frames: video frames that the samples last for, or that they were padded to.
+          real: how much of the rows is a recording; all by default.
 
         Raises:
           UserError: fewer samples than one step of the convolutions sees (400 as published).
         """
-        return jnp.stack(self.hidden_states(samples, frames)[1:], axis=1)
+        return jnp.stack(self.hidden_states(samples, frames, real)[1:], axis=1)
 
-    def hidden_states(self, samples: Float[Array, "b n"], frames: int) -> list[Array]:
+    def hidden_states(
+        self, samples: Float[Array, "b n"], frames: int, real: Real | None = None
+    ) -> list[Array]:
         """The transformer's input and every layer's output, each [b,frames,width]."""
-        return self.encoder(self.feature_projection(self.features(samples, frames)))
+        x = self.feature_projection(self.features(samples, frames, real))
+        if real is None:
+            return self.encoder(x)
+        return self.encoder(x, jnp.arange(frames)[None] < real.frames[:, None])
 
-    def features(self, samples: Float[Array, "b n"], frames: int) -> Float[Array, "b f c"]:
+    def features(
+        self, samples: Float[Array, "b n"], frames: int, real: Real | None = None
+    ) -> Float[Array, "b f c"]:
         """What the convolutions hear, stretched linearly so that both ends meet."""
-        return _stretch(self.feature_extractor(samples), frames)
+        if real is None:
+            return _stretch(self.feature_extractor(samples), frames)
+        config = self.config
+        steps = conv_steps(samples.shape[1], config.conv_kernels, config.conv_strides)
+        if frames * steps >= 2**31:
+            raise ValueError(f"{frames} frames of {steps} steps are too many to be padded")
+        heard = steps_of(real.samples, config.conv_kernels, config.conv_strides)
+        return _stretch_each(
+            self.feature_extractor(samples, real.samples), frames, heard, real.frames
+        )
 
 
 def _stretch(x: Float[Array, "b t c"], frames: int) -> Float[Array, "b f c"]:
@@ -176,3 +220,17 @@ def _stretch(x: Float[Array, "b t c"], frames: int) -> Float[Array, "b f c"]:
     part = jnp.asarray((at - before)[None, :, None], jnp.float32)
     y = x.astype(jnp.float32)
     return (y[:, before] * (1.0 - part) + y[:, after] * part).astype(x.dtype)
+
+
+def _stretch_each(
+    x: Float[Array, "b t c"], frames: int, steps: Int[Array, " b"], own: Int[Array, " b"]
+) -> Float[Array, "b f c"]:
+    """As `_stretch`, a row's first `steps` over its `own` frames; whole numbers keep it exact."""
+    last, gaps = (steps - 1)[:, None], jnp.maximum(own - 1, 1)[:, None]
+    at = jnp.arange(frames)[None] * last
+    before = jnp.minimum(at // gaps, last)
+    after = jnp.minimum(before + 1, last)
+    part = jnp.clip((at - before * gaps).astype(jnp.float32) / gaps.astype(jnp.float32), 0.0, 1.0)
+    y = x.astype(jnp.float32)
+    low, high = (jnp.take_along_axis(y, k[..., None], axis=1) for k in (before, after))
+    return (low * (1.0 - part[..., None]) + high * part[..., None]).astype(x.dtype)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from memo_jax.audio.config import Wav2Vec2Config
-from memo_jax.audio.layers import conv1d, conv_steps, gelu, receptive_field
+from memo_jax.audio.layers import conv1d, conv_steps, gelu, receptive_field, steps_of
 
 # Steps (50 per second) that the convolutions make at once; their first layer is 64 times longer
 # and 512 wide, so that an hour of sound would fill a device.
@@ -63,21 +63,27 @@ class FeatureExtractor(nnx.Module):
             [ConvLayer(config, i, dtype=dtype, rngs=rngs) for i in range(len(config.conv_channels))]
         )
 
-    def __call__(self, samples: Float[Array, "b n"]) -> Float[Array, "b t c"]:
+    def __call__(
+        self, samples: Float[Array, "b n"], real: Int[Array, " b"] | None = None
+    ) -> Float[Array, "b t c"]:
         """Goes through long recordings piece by piece, three times.
 
         The norm of the first layer needs the mean and the variance over the whole recording.
+        Where `real` says how many samples of each row are a recording, these are of that alone,
+        and the steps beyond it are nothing.
         """
         config = self.config
         steps = conv_steps(samples.shape[1], config.conv_kernels, config.conv_strides)
         first_steps = conv_steps(samples.shape[1], config.conv_kernels[:1], config.conv_strides[:1])
         per_step = prod(config.conv_strides[1:])
         own = STEPS_AT_ONCE * per_step
+        counts = None
+        if real is not None:
+            counts = steps_of(real, config.conv_kernels[:1], config.conv_strides[:1])
         if first_steps <= own:
             x = self._first(samples)
-            mean = jnp.mean(x.astype(jnp.float32), axis=1, keepdims=True)
-            variance = jnp.mean((x.astype(jnp.float32) - mean) ** 2, axis=1, keepdims=True)
-            return self._rest(x, mean, variance)
+            mean = _mean(x.astype(jnp.float32), counts)
+            return self._rest(x, mean, _mean((x.astype(jnp.float32) - mean) ** 2, counts))
 
         pieces = -(-first_steps // own)
         hop = per_step * config.conv_strides[0]
@@ -85,6 +91,7 @@ class FeatureExtractor(nnx.Module):
         length = STEPS_AT_ONCE * hop + seen
         end = pieces * STEPS_AT_ONCE * hop + seen
         padded = jnp.pad(samples, ((0, 0), (0, max(0, end - samples.shape[1]))))
+        whole = jnp.full(len(samples), first_steps) if counts is None else counts
 
         def first(index: Array) -> Array:
             start = index * (STEPS_AT_ONCE * hop)
@@ -94,10 +101,11 @@ class FeatureExtractor(nnx.Module):
             def one(index: Array) -> Array:
                 # A piece's last steps belong to the next piece, and the padding to nobody.
                 x = first(index)[:, :own].astype(jnp.float32)
-                real = jnp.arange(own) < first_steps - index * own
-                return jnp.sum(jnp.where(real[None, :, None], of(x), 0.0), axis=1, keepdims=True)
+                own_steps = jnp.arange(own)[None] < whole[:, None] - index * own
+                return jnp.sum(jnp.where(own_steps[..., None], of(x), 0.0), axis=1, keepdims=True)
 
-            return jnp.sum(jax.lax.map(one, jnp.arange(pieces)), axis=0) / first_steps
+            sums = jnp.sum(jax.lax.map(one, jnp.arange(pieces)), axis=0)
+            return sums / whole[:, None, None].astype(jnp.float32)
 
         mean = total(lambda x: x)
         variance = total(lambda x: (x - mean) ** 2)
@@ -112,3 +120,12 @@ class FeatureExtractor(nnx.Module):
         for layer in list(self.conv_layers)[1:]:
             x = gelu(layer.conv(x))
         return x
+
+
+def _mean(x: Array, counts: Array | None) -> Array:
+    """The mean [b,1,c] over time of x [b,t,c], or over a row's first `counts` steps."""
+    if counts is None:
+        return jnp.mean(x, axis=1, keepdims=True)
+    real = jnp.arange(x.shape[1])[None] < counts[:, None]
+    total = jnp.sum(jnp.where(real[..., None], x, 0.0), axis=1, keepdims=True)
+    return total / counts[:, None, None].astype(jnp.float32)

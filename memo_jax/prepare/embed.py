@@ -14,10 +14,12 @@ from flax import nnx
 from jaxtyping import Float, Int8, UInt8
 
 from memo_jax.audio.emotion import EmotionDetector, expand_labels
+from memo_jax.audio.lengths import padded
 from memo_jax.audio.logmel import log_mel
 from memo_jax.audio.timing import SAMPLE_RATE, normalise
 from memo_jax.audio.vocals import SAMPLE_RATE as VOCALS_RATE
 from memo_jax.audio.vocals import VocalSeparator
+from memo_jax.audio.wav2vec2 import Real
 from memo_jax.data.clip import BFLOAT16
 from memo_jax.errors import UserError
 from memo_jax.io.boxes import Face
@@ -149,12 +151,18 @@ class Embedder:
         picture: UInt8[np.ndarray, "h w 3"],
         face: Face,
     ) -> Float[np.ndarray, " d"]:
-        """Who it is: of the crop's pixels, or by ArcFace of the picture; zeros where neither."""
+        """Who it is: of the crop's pixels, or by ArcFace of the picture; zeros where neither.
+
+        ArcFace goes by landmarks. A face that was found without them is looked for once more.
+        """
         if self._spec.identity == "pixels":
             return pixel_identity(crop, self._dim)
-        if self._faces.embedder is None or face.landmarks is None:
+        if self._faces.embedder is None:
             return np.zeros(self._dim, np.float32)
-        return self._faces.embedder.embed(picture, face)
+        marked = face if face.landmarks is not None else _within(face, self.finder.find(picture))
+        if marked is None:
+            return np.zeros(self._dim, np.float32)
+        return self._faces.embedder.embed(picture, marked)
 
     def _number(self, emotion: str) -> int:
         name = emotion if emotion in self.emotions else UNKNOWN
@@ -180,17 +188,38 @@ def _beside(folder: Path, name: str) -> Path | None:
     return next((p for p in (folder / name, folder / "misc" / name) if p.is_dir()), None)
 
 
+def _within(face: Face, found: Sequence[Face]) -> Face | None:
+    """The largest find with landmarks whose centre lies in a face's, or a head's, box."""
+    x, y, w, h = face.box
+    for other in found:
+        left, top, wide, high = other.box
+        inside = 0 <= left + wide / 2 - x < w and 0 <= top + high / 2 - y < h
+        if inside and other.landmarks is not None:
+            return other
+    return None
+
+
 def _encoder(module: nnx.Module) -> Callable[[np.ndarray, int], np.ndarray]:
-    """wav2vec2 over a clip: normalised [n] -> float32 [frames, layers, d]."""
+    """wav2vec2 over a clip: normalised [n] -> float32 [frames, layers, d].
+
+    Clips of all lengths go through a handful of programs.
+    """
     graphdef, state = nnx.split(module)
     params = nnx.to_pure_dict(state)
 
-    def encode(params: dict[str, Any], samples: jax.Array, frames: int) -> jax.Array:
+    @partial(jax.jit, static_argnums=3)
+    def encode(params: dict[str, Any], samples: jax.Array, real: Real, frames: int) -> jax.Array:
         net: Any = nnx.merge(graphdef, params)
-        return jnp.swapaxes(net(samples[None], frames)[0], 0, 1).astype(jnp.float32)
+        hidden = net(samples[None], frames, real)
+        return jnp.swapaxes(hidden[0], 0, 1).astype(jnp.float32)
 
-    compiled = jax.jit(encode, static_argnums=2)
-    return lambda samples, frames: np.asarray(compiled(params, jnp.asarray(samples), frames))
+    def heard(samples: np.ndarray, frames: int) -> np.ndarray:
+        n, room = padded(len(samples), frames)
+        wide = np.pad(samples, (0, n - len(samples)))
+        real = Real(*(jnp.asarray([count], jnp.int32) for count in (len(samples), frames)))
+        return np.asarray(encode(params, wide, real, room))[:frames]
+
+    return heard
 
 
 def _resampled(samples: np.ndarray, source: int, target: int) -> np.ndarray:

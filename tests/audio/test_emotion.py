@@ -120,6 +120,23 @@ def test_the_detector_hears_less_than_a_second(hearing):
     assert labels.shape == (2,) and labels[0] == labels[1] and 0 <= labels[0] < 9
 
 
+def test_recordings_of_all_lengths_share_programs(hearing, monkeypatch):
+    hear, judge, config = hearing
+    shapes = []
+    mean = Emotion2Vec.mean
+
+    def traced(self, heard, real):
+        shapes.append(heard.shape)
+        return mean(self, heard, real)
+
+    monkeypatch.setattr(Emotion2Vec, "mean", traced)
+    detector = emotion.EmotionDetector(hear, judge, shortest=config.shortest)
+    samples = np.random.default_rng(0).normal(size=4 * SR)
+    for n in (2 * SR + 50, 2 * SR + 777, 3 * SR, 3 * SR + 123):
+        detector(samples[:n])
+    assert sorted(shapes) == [(1, 3 * SR), (2, 2 * SR)]
+
+
 def test_silence_is_no_sound_to_refuse_but_nothing_is():
     with pytest.raises(UserError, match="empty"):
         emotion.emotion_windows(0)

@@ -43,6 +43,25 @@ def test_features(case, module, compiled, i):
     assert relative_error(got.mean(axis=1), case.out(f"{i}/mean")) < 1e-4
 
 
+@pytest.mark.parametrize("i", [0, 1])
+def test_padded_rows_are_heard_as_they_are_alone(case, module, compiled, i):
+    own = case.inp(f"{i}/normed")
+    wide = np.random.default_rng(0).normal(0, 9, (2, own.shape[1] + 777)).astype(np.float32)
+    wide[0, : own.shape[1]] = own[0]
+    wide[1, :500] = own[0, :500]
+    given = (wide, np.array([own.shape[1], 500], np.int32))
+    with jax.numpy_dtype_promotion("strict"):
+        got, mean = compiled(module, lambda m, x: (m(*x), m.mean(*x)))(given)
+    steps = case.out(f"{i}/x").shape[1]
+    assert relative_error(got[:1, :steps], case.out(f"{i}/x")) < 1e-4
+    assert relative_error(mean[:1], case.out(f"{i}/mean")) < 1e-4
+    alone = np.asarray(compiled(module)(own[:, :500]))
+    assert relative_error(got[1:, : alone.shape[1]], alone) < 1e-4
+    assert relative_error(mean[1:], alone.mean(axis=1)) < 1e-4
+    deaf = np.asarray(compiled(module)(wide))[:1, :steps]
+    assert relative_error(deaf, case.out(f"{i}/x")) > 1e-2
+
+
 def test_the_decoder_may_be_missing_and_changes_nothing(case, config, load, module, compiled):
     tensors = {k: v for k, v in case.w().items() if ".decoder." not in k}
     assert len(tensors) < len(case.w())

@@ -10,7 +10,8 @@ from flax import nnx
 from golden_case import relative_error
 
 from memo_jax.audio import layers, timing, wav2vec2_convs
-from memo_jax.audio.wav2vec2 import Wav2Vec2, Wav2Vec2Config
+from memo_jax.audio.lengths import padded
+from memo_jax.audio.wav2vec2 import Real, Wav2Vec2, Wav2Vec2Config
 from memo_jax.errors import UserError
 from memo_jax.weights.build import CountingRngs, abstract
 from memo_jax.weights.tables.audio import wav2vec2_rules
@@ -77,6 +78,56 @@ def test_pieces_join_at_every_length(module, compiled, monkeypatch, n):
     monkeypatch.setattr(wav2vec2_convs, "STEPS_AT_ONCE", 17)
     pieces = compiled(module.feature_extractor)(samples)
     assert relative_error(pieces, np.asarray(whole)) < 1e-5
+
+
+def wide(rows, samples, frames):
+    """Recordings in rows of one length; what is beyond them is loud, and must not be heard."""
+    noise = np.random.default_rng(1).normal(0, 9, (len(rows), samples)).astype(np.float32)
+    for row, own in zip(noise, rows, strict=True):
+        row[: len(own)] = own
+    lengths = [len(row) for row in rows]
+    return noise, Real(np.array(lengths, np.int32), np.array(frames, np.int32))
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_padded_rows_are_heard_as_they_are_alone(case, module, compiled, monkeypatch, pieces):
+    if pieces:
+        monkeypatch.setattr(wav2vec2_convs, "STEPS_AT_ONCE", 17)
+        monkeypatch.setattr(layers, "SCORES_AT_ONCE", 97 * 13)
+        monkeypatch.setattr(layers, "FEWEST_QUERIES", 4)
+    (long,), frames = case.inp("direct/1/input_values"), case.config["seq_lens"][1]
+    short = long[:-3217]
+    samples, real = wide([long, short], len(long) + 9001, [frames, frames - 6])
+
+    def hear(m, given):
+        x, real = given
+        return m.features(x, 97, real), m.hidden_states(x, 97, real)
+
+    with jax.numpy_dtype_promotion("strict"):
+        features, states = compiled(module, hear)((samples, real))
+    wanted = case.out("direct/1/conv_features_interpolated")
+    assert relative_error(features[:1, :frames], wanted) < 1e-5
+    for j, state in enumerate(states):
+        assert relative_error(state[:1, :frames], case.out(f"direct/1/hidden_{j}")) < 1e-5
+    alone = compiled(module, lambda m, x: m.hidden_states(x, frames - 6))(short[None])
+    for state, own in zip(states, alone, strict=True):
+        assert relative_error(state[1:, : frames - 6], np.asarray(own)) < 1e-5
+
+
+def test_the_whole_embedding_padded(case, module, compiled):
+    samples, frames = timing.prepare(case.inp("speech"), 30, 16)
+    n, room = padded(len(samples), frames)
+    assert n > len(samples) and room > frames
+    given, real = wide([samples], n, [frames])
+    run = compiled(module, lambda m, given: m(given[0], room, given[1]))
+    hidden = jnp.moveaxis(run((given, real))[0, :, :frames], 0, 1)
+    assert relative_error(hidden, case.out("emb_nowindow")) < 1e-4
+
+
+def test_more_than_whole_numbers_hold_is_not_padded(module):
+    real = Real(np.array([400], np.int32), np.array([1], np.int32))
+    with pytest.raises(ValueError, match="too many to be padded"):
+        module.features(np.broadcast_to(np.float32(0), (1, 320 * 47000)), 46000, real)
 
 
 def test_bfloat16_multiplies_and_stays_near(case, config, module, compiled):

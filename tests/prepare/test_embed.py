@@ -7,6 +7,7 @@ from small_model import CLASSIFIER, WAV2VEC2, emotion2vec, random_module, small_
 from memo_jax.audio.emotion import EMOTIONS, EmotionDetector, expand_labels
 from memo_jax.audio.logmel import log_mel
 from memo_jax.audio.timing import normalise
+from memo_jax.audio.wav2vec2 import Wav2Vec2
 from memo_jax.data.clip import BFLOAT16
 from memo_jax.errors import UserError
 from memo_jax.io.boxes import Face
@@ -60,6 +61,27 @@ def test_wav2vec2_hears_at_the_clips_own_rate(model, listener, speech):
         )
 
 
+def test_clips_of_many_lengths_share_a_program(model, speech, monkeypatch):
+    module = model.modules["wav2vec2"]
+    shapes = []
+    call = Wav2Vec2.__call__
+
+    def traced(self, samples, frames, real=None):
+        shapes.append((samples.shape, frames))
+        return call(self, samples, frames, real)
+
+    encode = embed._encoder(module)
+    monkeypatch.setattr(Wav2Vec2, "__call__", traced)
+    lengths = (51, 60, 66, 75)
+    heard = [encode(normalise(speech[: n * 640]), n) for n in lengths]
+    assert shapes == [((1, 48000), 75)]
+    monkeypatch.undo()
+    for n, got in zip(lengths, heard, strict=True):
+        alone = np.swapaxes(np.asarray(module(normalise(speech[: n * 640])[None], n)[0]), 0, 1)
+        assert got.shape == alone.shape
+        assert np.abs(got - alone).max() < 1e-4 * np.abs(alone).max()
+
+
 def test_tiny_hears_log_mel(tiny, speech):
     heard = tiny.hear(speech, 75, 25.0)
     assert np.array_equal(heard, log_mel(speech, 75, 25.0).astype(BFLOAT16))
@@ -108,8 +130,21 @@ def test_arcface_sees_the_picture_where_there_are_face_models(model, listener, m
     crop, picture = np.zeros((64, 64, 3), np.uint8), np.zeros((96, 96, 3), np.uint8)
     seen = Face((1, 2, 3, 4), 1.0, np.ones((5, 2), np.float32))
     assert listener.face(crop, picture, seen)[0] == 97
-    # A finder without landmarks leaves ArcFace nothing to go by.
-    assert not listener.face(crop, picture, Face((1, 2, 3, 4), 1.0)).any()
+    # ArcFace goes by landmarks: a head found without them is looked into by the face finder.
+    head, marks = Face((20, 20, 40, 40), 1.0), np.ones((5, 2), np.float32)
+    finds = [Face((0, 0, 30, 30), 1.0, marks), Face((30, 30, 9, 9), 1.0)]
+    monkeypatch.setattr(listener, "finder", Found(finds))
+    assert not listener.face(crop, picture, head).any()
+    finds.append(Face((32, 30, 8, 8), 1.0, marks))
+    assert listener.face(crop, picture, head)[0] == 96 + 32
+
+
+class Found:
+    def __init__(self, faces):
+        self.faces = faces
+
+    def find(self, image):
+        return self.faces
 
 
 def test_vocals_are_separated_at_their_own_rate(monkeypatch, speech):
