@@ -200,9 +200,10 @@ class _Job:
             # Where a picture is shown twice at 25 fps, its crop is made once and put in twice.
             at = (np.arange(count) + 0.5) / sync.SYNCNET_FPS * self.fps
             wanted = np.minimum(at.astype(int), n - 1)
+        faces = heads.faces(way, self.settings.heads)
         for i, picture in enumerate(self.shot):
             pixels = picture.rgb()
-            box = way.boxes[i] + [self._area.x, self._area.y, 0]
+            box = faces[i] + [self._area.x, self._area.y, 0]
             if wanted is None:
                 small.append(sync.mouth(pixels, box))
             elif times := int((wanted == i).sum()):

@@ -1,7 +1,6 @@
 """Whole clips: a person, an emotion and a sound become pictures, a truth, and a record."""
 
 import contextlib
-import io
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 
-import av
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -22,6 +20,7 @@ from memo_jax.data.clip import BFLOAT16, Clip, Source
 from memo_jax.data.record import encode
 from memo_jax.errors import UserError
 from memo_jax.pipeline.scene import pixel_identity
+from memo_jax.prepare.sound import flac
 from memo_jax.puppets import beds, espeak
 from memo_jax.puppets.emotion import SHOWN, number
 from memo_jax.puppets.identity import HELD_OUT
@@ -280,19 +279,6 @@ def _deaf_children() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def flac(sound: Float[np.ndarray, " samples"]) -> bytes:
-    """A recording at 16 kHz as a FLAC file of 16 bits."""
-    samples = np.clip(np.rint(np.asarray(sound) * 32768), -32768, 32767).astype(np.int16)
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="flac") as container:
-        stream = container.add_stream("flac", rate=SAMPLE_RATE, layout="mono")
-        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
-        frame.sample_rate = SAMPLE_RATE
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            container.mux(packet)
-    return buffer.getvalue()
 
 
 def _png(frame: UInt8[np.ndarray, "s s 3"]) -> bytes:

@@ -279,7 +279,7 @@ def test_large_pictures_are_searched_at_a_smaller_size():
             return [Face((10, 20, 30, 40), 1.0, np.ones((5, 2), np.float32))]
 
     picture = np.zeros((1000, 1280, 3), np.uint8)
-    ((found,),) = heads.search([picture], Crop(0, 20, 1280, 960), Finder())
+    ((found,),) = heads.search([picture], Crop(0, 20, 1280, 960), heads.OneByOne(Finder()))
     assert np.allclose(found.box, np.array((10, 20, 30, 40)) / 0.375)
     assert found.landmarks[0, 0] == pytest.approx(1 / 0.375)
 
