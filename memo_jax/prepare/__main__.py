@@ -9,20 +9,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from memo_jax.command import Parser, keep_compilations, run
 from memo_jax.data.store import Store
 from memo_jax.errors import UserError
 from memo_jax.io.face import HaarFinder
+from memo_jax.prepare import runners
 from memo_jax.prepare.corpora import CORPORA
 from memo_jax.prepare.cuts import CutConfig
 from memo_jax.prepare.folder import REJECTS, Folder
-from memo_jax.prepare.heads import HeadConfig
+from memo_jax.prepare.heads import Finder, HeadConfig, Prompt
 from memo_jax.prepare.media import MediaConfig
 from memo_jax.prepare.quality import QualityConfig
 from memo_jax.prepare.review.filter import apply_review, read_review
-from memo_jax.prepare.run import RUNNERS, inputs
+from memo_jax.prepare.run import inputs
 from memo_jax.prepare.run import run as prepare
 from memo_jax.prepare.settings import FORMATS, Settings, tools
 from memo_jax.prepare.sync import SyncConfig
@@ -43,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
     heads, quality, sync = HeadConfig(), QualityConfig(), SyncConfig()
     p.add_argument("--input", required=True, nargs="+", help="files, folders or patterns")
     p.add_argument("--output", required=True, help="the data set's folder, new or to go on in")
-    p.add_argument("--runner", default="direct", help=f"{', '.join(RUNNERS)}, or Beam's name")
+    p.add_argument(
+        "--runner", default="direct", help=f"{', '.join(runners.RUNNERS)}, or Beam's name"
+    )
     p.add_argument("--workers", type=int, default=1, help="processes of the direct runner")
     p.add_argument("--corpus", default="", choices=["", *CORPORA], help="whose layout it has")
     p.add_argument("--licence", default="", help="a note kept in every record")
@@ -65,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--model", default=own.model, help="whose ear and eye: the one to be trained")
     g.add_argument("--face-models", default="", help="folder of SCRFD's and ArcFace's ONNX files")
     g.add_argument("--vocals", default="", help="the separator's ONNX file (the model's), or off")
+    g.add_argument("--dino", default="", help="Grounding DINO's folder; needs PyTorch")
     g.add_argument("--transnet", default="", help="TransNet V2's weights")
     g.add_argument("--syncnet", default="", help="SyncNet's weights")
     g.add_argument("--hyperiqa", default="", help="HyperIQA's weights")
@@ -73,6 +77,11 @@ def parser() -> argparse.ArgumentParser:
         "--cuts", choices=("content", "histogram", "transnet"), help="who finds cuts (content)"
     )
     g.add_argument("--cut-threshold", type=float, default=cuts.threshold, help="0: the finder's")
+    g.add_argument(
+        "--heads", choices=get_args(Finder), help="who finds heads (faces: SCRFD or OpenCV)"
+    )
+    g.add_argument("--dino-prompt", choices=get_args(Prompt), default=heads.prompt)
+    g.add_argument("--dino-score", type=float, default=heads.score, help="least")
     g.add_argument("--head-every", type=float, default=heads.every, help="seconds between looks")
     g.add_argument("--head-pixels", type=int, default=0, help="least side (half of --size)")
     g.add_argument("--sharpness", type=float, default=quality.sharpness, help="least")
@@ -87,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
 
 def settings(args: argparse.Namespace) -> Settings:
     """The settings that the options mean; raises UserError."""
+    finder: Any = args.heads or ("dino" if args.dino else "faces")
     chosen: Any = args.cuts or ("transnet" if args.transnet else "content")
     return Settings(
         size=args.size,
@@ -95,6 +105,7 @@ def settings(args: argparse.Namespace) -> Settings:
         model=args.model,
         face_models=args.face_models,
         vocals=args.vocals,
+        dino=args.dino,
         transnet=args.transnet,
         syncnet=args.syncnet,
         hyperiqa=args.hyperiqa,
@@ -108,7 +119,11 @@ def settings(args: argparse.Namespace) -> Settings:
             longest=args.longest,
         ),
         heads=HeadConfig(
-            every=args.head_every, least_pixels=args.head_pixels or max(32, args.size // 2)
+            every=args.head_every,
+            least_pixels=args.head_pixels or max(32, args.size // 2),
+            finder=finder,
+            prompt=args.dino_prompt,
+            score=args.dino_score,
         ),
         quality=QualityConfig(sharpness=args.sharpness, hyperiqa=args.quality),
         sync=SyncConfig(confidence=args.sync, correlation=args.mouth, correct=args.correct),
@@ -122,8 +137,8 @@ def main(arguments: Sequence[str]) -> None:
       UserError: whatever the user can mend.
     """
     args, beam = parser().parse_known_args(arguments)
-    if beam and args.runner == "direct":
-        raise UserError(f"no option {beam[0]!r}; see {NAME} --help")
+    if beam:
+        runners.options(args.runner, beam, args.workers)  # what is wrong is told before the work
     if args.workers < 1 or args.shard_size < 1:
         raise UserError(f"--workers {args.workers} and --shard-size {args.shard_size}, expected 1")
     chosen = settings(args)
@@ -133,7 +148,7 @@ def main(arguments: Sequence[str]) -> None:
     if args.review:
         read_review(Path(args.review))  # what is wrong with it is told before the work
     folder = Folder(args.output)
-    folder.prepare(chosen.to_dict())
+    folder.prepare(chosen.to_dict(), Settings().to_dict())
     keep_compilations()
     with folder.alone():
         folder.forget({video.name: video.key for video in videos})
@@ -168,7 +183,8 @@ def _notes(chosen: Settings) -> list[str]:
         "syncnet": "lip sync by mouth movement and loudness",
     }
     used = [text for name, text in offline.items() if not getattr(chosen, name)]
-    if isinstance(tools(chosen).finder, HaarFinder):
+    haar = isinstance(tools(chosen).embedder.finder, HaarFinder)
+    if haar and chosen.heads.finder == "faces":
         used.insert(1, "heads by OpenCV's cascades")
     return [*notes, f"offline defaults: {', '.join(used)}"] if used else notes
 

@@ -57,8 +57,14 @@ class Folder:
         self._plans, self._shards = state / "plans", state / "shards"
         self._settings, self._lock = state / "settings.json", state / "lock"
 
-    def prepare(self, settings: Mapping[str, Any]) -> None:
+    def prepare(
+        self, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    ) -> None:
         """Make the folder, or go on in it.
+
+        Args:
+          settings: of the run, as JSON can hold them.
+          defaults: what a setting was that did not exist yet when the folder was made.
 
         Raises:
           UserError: it cannot be written to, holds something else, or was made with other
@@ -78,10 +84,11 @@ class Folder:
         if not self._settings.exists():
             _write(self._settings, text)
             return
-        was, now = json.loads(self._settings.read_text("utf-8")), json.loads(text)
+        was = _leaves(defaults or {}) | _leaves(json.loads(self._settings.read_text("utf-8")))
+        now = _leaves(json.loads(text))
         differ = [name for name in now if now[name] != was.get(name)]
         if differ:
-            told = "; ".join(f"{n} {was.get(n)} and not {now[n]}" for n in differ)
+            told = "; ".join(f"{n} {was.get(n)!r} and not {now[n]!r}" for n in differ)
             raise UserError(
                 f"{self.path} was made with other settings: {one_line(told)}; "
                 "give the same ones, or a new folder"
@@ -299,6 +306,17 @@ def video_key(name: str, path: Path) -> str:
 def is_set(folder: Path) -> bool:
     """Whether there is a data set in the folder."""
     return (folder / INDEX).exists()
+
+
+def _leaves(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """{"cuts": {"longest": 30}} -> {"cuts.longest": 30}."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= _leaves(value, f"{before}{name}.")
+        else:
+            found[before + name] = value
+    return found
 
 
 def _plan(clips: Mapping[str, int], shard_size: int, number: int) -> dict[str, list[Piece]]:

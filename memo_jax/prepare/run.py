@@ -1,7 +1,7 @@
 """Over folders: one Beam element for each video, whatever the runner."""
 
+import contextlib
 import glob
-import logging
 import os
 import shutil
 import tempfile
@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from memo_jax.errors import UserError, one_line
-from memo_jax.prepare import corpora
+from memo_jax.prepare import corpora, runners
 from memo_jax.prepare.folder import Folder, video_key
 from memo_jax.prepare.reasons import Rejected
 from memo_jax.prepare.settings import Settings, tools
@@ -22,14 +22,6 @@ from memo_jax.prepare.video import Times, clips
 
 SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .flv .wmv".split())
 """Of the files that are taken where a folder is given."""
-
-RUNNERS = {
-    "direct": "FnApiRunner",  # Beam's "DirectRunner" may hand over to a server it downloads
-    "dataflow": "DataflowRunner",
-    "flink": "FlinkRunner",
-    "spark": "SparkRunner",
-}
-"""Beam's name of each runner."""
 
 POLL = 2.0  # seconds between looks at what is done
 
@@ -118,37 +110,25 @@ def run(
       videos: all of the input.
       folder: of the run, prepared.
       settings: of the run.
-      runner: one of RUNNERS, or Beam's own name of another.
+      runner: one of `runners.RUNNERS`, or Beam's own name of another.
       options: Beam's, as on its command lines.
       workers: processes of the local runner.
       quiet: no progress bar.
 
     Raises:
-      UserError: Beam is not installed, or refuses the runner or its options.
+      UserError: Beam is not installed, or the runner or its options do not work.
     """
     missing = [video for video in videos if not folder.is_done(video.key)]
     if not missing:
         return []
     work = Prepare(str(folder.path), settings)
-    try:
-        with _quietly():  # it warns of clouds that nobody asked for
-            import apache_beam as beam
-            from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError as error:
-        raise UserError(
-            "preparing needs Apache Beam, which is not installed: pip install memo_jax[prepare]"
-        ) from error
-    given = [f"--runner={RUNNERS.get(runner, runner)}", *options]
-    if runner == "direct":
-        mode = "multi_processing" if workers > 1 else "in_memory"
-        given += [f"--direct_running_mode={mode}", f"--direct_num_workers={workers}"]
+    beam = runners.beam()
+    chosen = runners.options(runner, options, workers)
     failures = Path(tempfile.mkdtemp(dir=folder.path / ".prepare", prefix="failed-"))
     try:
         with _progress(folder, missing, quiet):
-            try:
-                pipeline = beam.Pipeline(options=PipelineOptions(given))
-            except Exception as error:  # whatever a runner finds wrong with its options
-                raise UserError(f"Beam refuses --runner {runner}: {one_line(error)}") from error
+            with runners.told(runner):
+                pipeline = beam.Pipeline(options=chosen)
             done = (
                 pipeline
                 | "videos" >> beam.Create(missing)
@@ -158,7 +138,8 @@ def run(
                 | "lines" >> beam.Map(_line)
             )
             done | "write" >> beam.io.WriteToText(str(failures / "failed"))
-            pipeline.run().wait_until_finish()
+            with runners.told(runner) if runner != "direct" else contextlib.nullcontext():
+                pipeline.run().wait_until_finish()
         lines = [
             line for path in sorted(failures.iterdir()) for line in path.read_text().splitlines()
         ]
@@ -222,16 +203,6 @@ def _local(path: str) -> Iterator[Path]:
         with FileSystems.open(path) as source, copy.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
         yield copy
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 @contextmanager

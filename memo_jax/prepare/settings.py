@@ -2,17 +2,16 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from memo_jax.errors import UserError
-from memo_jax.io.boxes import FaceFinder
 from memo_jax.prepare import quality, sync
 from memo_jax.prepare.cuts import CutConfig, CutFinder, cut_finder
 from memo_jax.prepare.embed import Embedder
-from memo_jax.prepare.heads import HeadConfig
+from memo_jax.prepare.heads import HeadConfig, HeadFinder, OneByOne
 from memo_jax.prepare.media import MediaConfig
 from memo_jax.prepare.quality import QualityConfig
 from memo_jax.prepare.sync import SyncConfig
@@ -32,6 +31,7 @@ class Settings:
       model: whose ear and eye.
       face_models: a folder of ONNX face models; "" for the model's own, or OpenCV's finder.
       vocals: the vocal separator's file; "" for the model's own if it has one, "off" for none.
+      dino: Grounding DINO's folder, where `heads` asks for it.
       transnet, syncnet, hyperiqa: weights, "" for the offline defaults.
       corpus: whose layout the folder has, "" for a plain one.
       licence: a note in the place of the corpus's.
@@ -44,6 +44,7 @@ class Settings:
     model: str = "tiny"
     face_models: str = ""
     vocals: str = ""
+    dino: str = ""
     transnet: str = ""
     syncnet: str = ""
     hyperiqa: str = ""
@@ -67,10 +68,9 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it; files by name and size, so that they may lie elsewhere."""
         found = dataclasses.asdict(self)
-        for name in ("vocals", "transnet", "syncnet", "hyperiqa"):
+        for name in ("vocals", "dino", "transnet", "syncnet", "hyperiqa"):
             if path := found[name]:
-                size = os.path.getsize(path) if os.path.isfile(path) else -1
-                found[name] = f"{os.path.basename(path)} ({size} bytes)"
+                found[name] = f"{Path(path).name} ({_bytes(Path(path))} bytes)"
         return found
 
 
@@ -78,7 +78,7 @@ class Settings:
 class Tools:
     """What the settings name, loaded."""
 
-    finder: FaceFinder
+    finder: HeadFinder
     cuts: CutFinder
     embedder: Embedder
     hyperiqa: Callable[..., dict[str, float]] | None
@@ -90,9 +90,26 @@ def tools(settings: Settings) -> Tools:
     """The tools of a process, loaded once; raises UserError for what is missing or damaged."""
     embedder = Embedder(settings.model, settings.face_models, settings.vocals)
     return Tools(
-        finder=embedder.finder,
+        finder=_head_finder(settings, embedder),
         cuts=cut_finder(settings.cuts, settings.transnet),
         embedder=embedder,
         hyperiqa=quality.HyperIQA(settings.hyperiqa) if settings.hyperiqa else None,
         syncnet=sync.SyncNet(settings.syncnet) if settings.syncnet else None,
     )
+
+
+def _head_finder(settings: Settings, embedder: Embedder) -> HeadFinder:
+    if settings.heads.finder == "faces":
+        return OneByOne(embedder.finder)
+    if not settings.dino:
+        raise UserError("--heads dino needs its weights: give --dino FOLDER")
+    from memo_jax.prepare.dino import GroundingDino
+
+    return GroundingDino(settings.dino, settings.heads)
+
+
+def _bytes(path: Path) -> int:
+    """Of a file, or of the weights in a folder; -1 for nothing."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    return path.stat().st_size if path.is_file() else -1

@@ -96,6 +96,17 @@ def test_other_settings_are_refused(tmp_path):
         Folder(tmp_path / "set").prepare(SETTINGS | {"size": 16})
 
 
+def test_a_setting_is_named_alone_and_a_new_one_was_its_default(tmp_path):
+    work(tmp_path / "set")
+    folder = Folder(tmp_path / "set")
+    now = {"size": 8, "cuts": {"longest": 30.0, "kind": ""}, "new": 1}
+    folder.prepare(now, {"new": 1, "cuts": {"kind": "", "longest": 9.0}})
+    with pytest.raises(UserError, match=r"cuts.kind None and not ''; new None and not 1;"):
+        folder.prepare(now)
+    with pytest.raises(UserError, match=r"settings: cuts.longest 30.0 and not 9.0; give"):
+        folder.prepare(SETTINGS | {"cuts": {"longest": 9.0}})
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="did not make; give a new folder"):
