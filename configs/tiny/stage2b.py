@@ -9,7 +9,7 @@ VARIANTS = ("", "coupled", "fixed", "smoke")
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """4,000 steps of 4 clips; `arg` is one of `VARIANTS`."""
+    """3,000 steps of 4 clips; `arg` is one of `VARIANTS`."""
     if arg not in VARIANTS:
         raise ValueError(f"no variant {arg!r}; expected one of {VARIANTS}")
     config = ConfigDict()
@@ -22,10 +22,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.frames = 16
     config.past_frames = (16, 32, 48)
     config.batch_size = 4
-    config.steps = 4_000
+    config.steps = 3_000
     config.learning_rate = 5e-4
     config.warmup_steps = 100
-    config.decay_steps = 2_000
+    config.decay_steps = 1_500
     config.weight_decay = 0.0
     config.grad_clip = 1.0
     config.robust_threshold = None
