@@ -30,6 +30,9 @@ class WindowConfig(Config):
       same_clip_fallback: where such a corpus has no such clip, take the reference from the same
         clip and count it; otherwise the clip is not used.
       still_past: probability that the past frames are copies of the first target frame.
+      portrait_past: probability that the past frames are copies of the reference, as they are
+        before the first clip of a video. With a decoupled reference, nothing but the label then
+        tells of the target's emotion. 0, as published, leaves this case to generation.
       audio_edge: probability that nothing is heard before the first target frame: the part of the
         audio windows left of it repeats it, as where a recording starts.
     """
@@ -40,6 +43,7 @@ class WindowConfig(Config):
     decoupled: tuple[str, ...] = ("MEAD",)
     same_clip_fallback: bool = False
     still_past: float = 0.05
+    portrait_past: float = 0.0
     audio_edge: float = 0.05
 
     def __post_init__(self) -> None:
@@ -49,7 +53,7 @@ class WindowConfig(Config):
             )
         if self.form not in get_args(Form):
             raise UserError(f"form {self.form!r}, expected {' or '.join(get_args(Form))}")
-        for name in ("still_past", "audio_edge"):
+        for name in ("still_past", "portrait_past", "audio_edge"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} {getattr(self, name)}, expected 0 to 1")
 
@@ -95,10 +99,13 @@ def cut(
     if still:
         past[:] = start
     whose, at, fallback = _reference(clip, start, rng, config, other)
+    before = clip
+    if rng.random() < config.portrait_past:
+        before, past = whose, np.full_like(past, at)
     heard = clip.audio[start:] if edge else clip.audio
     first = 0 if edge else start
     return {
-        **_pictures(clip, target, past, whose, at, config.form),
+        **_pictures((clip, target), (before, past), (whose, at), config.form),
         "audio": np.asarray(windows(heard, AUDIO_WINDOW, start=first, stop=first + f)),
         "emotion": np.asarray(_emotion(clip.emotion[target]), np.int32),
         "face": np.asarray(clip.face),
@@ -132,26 +139,22 @@ def _reference(
 
 
 def _pictures(
-    clip: Clip,
-    target: Int[np.ndarray, "f"],
-    past: Int[np.ndarray, "p"],
-    whose: Clip,
-    at: int,
+    target: tuple[Clip, Int[np.ndarray, "f"]],
+    past: tuple[Clip, Int[np.ndarray, "p"]],
+    reference: tuple[Clip, int],
     form: Form,
 ) -> dict[str, np.ndarray]:
+    """The frames at these places of these clips."""
     if form == "images":
-        needed = [*target.tolist(), *past.tolist()]
+        places = [(clip, i) for clip, indices in (target, past) for i in indices.tolist()]
         # Many past frames may be one frame: each is decoded once.
-        decoded = {i: read_frame(clip, i) for i in sorted(set(needed))}
-        pictures = np.stack([decoded[i] for i in needed])
-        frames, before = pictures[: len(target)], pictures[len(target) :]
-        return {"frames": frames, "past": before, "reference": read_frame(whose, at)}
+        each = {(id(clip), i): (clip, i) for clip, i in places}
+        decoded = {key: read_frame(*place) for key, place in each.items()}
+        pictures = np.stack([decoded[id(clip), i] for clip, i in places])
+        frames, before = np.split(pictures, [len(target[1])])
+        return {"frames": frames, "past": before, "reference": read_frame(*reference)}
     found: dict[str, np.ndarray] = {}
-    for name, of, indices in (
-        ("latents", clip, target),
-        ("past", clip, past),
-        ("reference", whose, at),
-    ):
+    for name, (of, indices) in (("latents", target), ("past", past), ("reference", reference)):
         found[f"{name}_mean"] = _stored(of.latents_mean, indices)
         found[f"{name}_std"] = _stored(of.latents_std, indices)
     return found

@@ -118,6 +118,7 @@ class Trainer:
             decoupled=config.decoupled,
             same_clip_fallback=config.same_clip_fallback,
             still_past=config.still_past,
+            portrait_past=config.portrait_past,
             audio_edge=config.audio_edge,
         )
 

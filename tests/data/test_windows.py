@@ -98,6 +98,18 @@ def test_still_past_frames_are_the_first_target_frame_one_time_in_twenty(clip):
     assert set(shown(always["past"])) == {shown(always["frames"])[0]}
 
 
+@pytest.mark.parametrize("config", [PLAIN, LATENTS])
+def test_past_frames_may_be_the_portrait_as_before_a_video(clip, config):
+    samples = many(clip, 400, dataclasses.replace(config, portrait_past=0.4))
+    name, reference = ("past", "reference") if config is PLAIN else ("past_mean", "reference_mean")
+    same = [bool((s[name] == s[reference][None]).all()) for s in samples]
+    assert 0.3 < np.mean(same) < 0.5
+    # What else is drawn does not change.
+    without = many(clip, 400, config)
+    for new, old, portrait in zip(samples, without, same, strict=True):
+        assert all((new[k] == old[k]).all() for k in new if portrait is False or "past" not in k)
+
+
 def test_a_cut_edge_of_the_sound_repeats_the_first_target_frame(clip):
     config = dataclasses.replace(LATENTS, audio_edge=0.05)
     cuts = []
