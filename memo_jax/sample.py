@@ -26,6 +26,7 @@ from memo_jax.pipeline.jobs import on_devices, read_jobs
 from memo_jax.pipeline.memory import CHOICES
 from memo_jax.pipeline.resume import Partial
 from memo_jax.pipeline.scene import Scene
+from memo_jax.pipeline.spread import split_of
 from memo_jax.train.run import is_run, run_model
 
 ASSETS = Path(__file__).parent / "assets"
@@ -69,6 +70,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--dtype", choices=("float32", "bfloat16"), help="what matmuls run in")
     p.add_argument("--chunk", type=int, default=1, help="clips per call of the device")
+    p.add_argument(
+        "--mesh",
+        metavar="guidance=2,frames=4",
+        help="devices that make every clip together; one unless given",
+    )
     p.add_argument("--face-models", help="folder with the published ONNX face models")
     p.add_argument("--crf", type=int, default=18, help="video quality: 0 best, 51 smallest")
     p.add_argument(
@@ -190,6 +196,7 @@ def _load(args: argparse.Namespace) -> Pipeline:
         latent_carry=args.latent_carry,
         memory=args.memory,
         chunk=args.chunk,
+        mesh=args.mesh,
         face_models=args.face_models,
     )
 
@@ -247,7 +254,8 @@ def _batch(args: argparse.Namespace, jobs: list[argparse.Namespace]) -> None:
             pipe, argparse.Namespace(**{**vars(job), "quiet": True}), time.perf_counter(), check
         )
 
-    devices = jax.local_devices()[: max(1, len(missing))]
+    # Devices that make every clip together make one video at a time.
+    devices = jax.local_devices()[: 1 if args.mesh else max(1, len(missing))]
     made = on_devices(missing, lambda: _load(args), make, devices) if missing else iter(())
     with tqdm(total=len(jobs), initial=skipped, unit="video", disable=args.quiet) as bar:
         for job, line in made:
@@ -315,7 +323,7 @@ def _generate_kept(
       SystemExit: a stop was asked for; all frames so far are kept.
     """
     partial = Partial(Path(f"{args.output}.partial"), _made_from(pipe, args))
-    carry = partial.carry(run.carry)
+    carry = partial.carry(run.carry_shapes)
     if carry is not None:
         for frames in partial.done():
             show(frames)
@@ -371,6 +379,7 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(f"--preview {args.preview!r}: its folder does not exist; make it first")
     else:
         check_output(args.output)
+    split_of(args.mesh)
     if args.guidance is not None and not math.isfinite(args.guidance):
         raise UserError(f"--guidance {args.guidance}: expected a number such as 3.5")
     if args.steps is not None and not 1 <= args.steps <= 1000:

@@ -1,7 +1,8 @@
 """Meshes, and which axis of a parameter is cut over them.
 
-A mesh has the axes "data" and "fsdp". Batches are cut over both. A parameter, with its gradient
-and optimizer state, is cut over "fsdp" along one axis, and whole in every group of "data".
+A mesh for training has the axes "data" and "fsdp". Batches are cut over both. A parameter, with its
+gradient and optimizer state, is cut over "fsdp" along one axis, and whole in every group of "data".
+A mesh for one video has the axes of `models/exchange.py`, over which no parameter is cut.
 """
 
 import re
@@ -14,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from memo_jax.errors import UserError
+from memo_jax.models.exchange import FRAMES, GUIDANCE, Split
 
 DATA, FSDP = "data", "fsdp"
 BATCH = P((DATA, FSDP))
@@ -58,6 +60,23 @@ def make_mesh(data: int, fsdp: int, devices: Sequence[Any] | None = None) -> Mes
         )
     # Auto: with the default (Explicit), sharded convolutions and folds ask for out_sharding.
     return Mesh(np.array(devices).reshape(-1, fsdp), (DATA, FSDP), axis_types=(AxisType.Auto,) * 2)
+
+
+def video_mesh(split: Split, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh of a split: the first of the devices, neighbours along "frames", whose traffic is
+    the heavier. `devices` are all that JAX sees unless given; a described topology's will do.
+
+    Raises:
+      UserError: there are too few.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    if len(devices) < split.devices:
+        raise UserError(
+            f"--mesh {split} takes {split.devices} devices, and there are {len(devices)} "
+            f"({devices[0].platform}); give fewer"
+        )
+    grid = np.array(devices[: split.devices]).reshape(split.guidance, split.frames)
+    return Mesh(grid, (GUIDANCE, FRAMES), axis_types=(AxisType.Auto,) * 2)
 
 
 def shardings(params: Mapping[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:

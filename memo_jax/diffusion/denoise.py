@@ -16,6 +16,7 @@ from memo_jax.diffusion.euler import euler, euler_of_kinds
 from memo_jax.diffusion.flow import sampling_sigmas
 from memo_jax.diffusion.generator import Generator
 from memo_jax.diffusion.schedule import Kind, kinds
+from memo_jax.models import exchange
 from memo_jax.models.diffusion_net import CachedFeatures, DeepFeatures, DiffusionNet, Part
 from memo_jax.models.motion import MotionMemory
 
@@ -40,7 +41,8 @@ def denoise(
 ) -> Float[Array, "b f h w z"]:
     """Clean latents of one clip (times the VAE's scaling factor)."""
     net = generator.diffusion_net
-    tokens, use_reference = generator.audio_proj(audio), None
+    tokens = generator.audio_proj(audio)
+    use_reference: Any = None
     if cfg.guided(sampler.guidance):
         if sampler.null_audio == "zeros":
             silent = jnp.zeros_like(tokens)
@@ -49,6 +51,8 @@ def denoise(
         tokens = cfg.both_branches(silent, tokens)
         emotion = cfg.both_branches(jnp.full_like(emotion, net.config.null_emotion), emotion)
         use_reference = cfg.attends_to_reference(noise.shape[0])
+        given = tokens, emotion, use_reference
+        tokens, emotion, use_reference = (exchange.own_branch(x) for x in given)
     low = sampler.device_memory == "low"
     branches = _Branches(
         net, clip_condition, tokens, emotion, use_reference, sampler.guidance, in_turn=low
@@ -74,7 +78,8 @@ Deep = tuple[DeepFeatures, ...]
 
 @dataclass(frozen=True)
 class _Branches:
-    """What the Diffusion Net is given at every step, of both branches of guidance or of one.
+    """What the Diffusion Net is given at every step, of both branches of guidance; or of one, where
+    there is no other or another device has it.
 
     `in_turn`: one branch after the other, so that only one's activations exist at once.
     """
@@ -83,7 +88,7 @@ class _Branches:
     given: ClipCondition
     audio: Float[Array, "branches f m c"]
     emotion: Int[Array, " branches"]
-    use_reference: Bool[np.ndarray, " branches"] | None
+    use_reference: Bool[np.ndarray, " branches"] | Bool[Array, " branches"] | None
     guidance: float
     in_turn: bool
 
@@ -92,6 +97,11 @@ class _Branches:
         reuse: tuple[DeepFeatures | None, ...] = (None, None) if kind.whole else deep
         if self.use_reference is None:
             v, own = self._evaluate(None, x, timesteps, reuse[0])
+            return v, (own,) if deep else ()
+        if exchange.branches_apart():
+            mine, own = self._evaluate(None, x, timesteps, reuse[0])
+            all_v = exchange.all_branches(mine)
+            v = cfg.combine(all_v, self.guidance) if kind.guided else _CONDITION.rows(all_v)
             return v, (own,) if deep else ()
         if not kind.guided:
             v, own = self._evaluate(_CONDITION, x, timesteps, reuse[1])
@@ -124,7 +134,8 @@ class _Branches:
 
     def nothing_deep(self, noise: Float[Array, "b f h w z"]) -> Deep:
         """Deep features before the first step, which uses none: zeros."""
-        part = None if self.use_reference is None else _CONDITION
+        alone = self.use_reference is None or exchange.branches_apart()
+        part = None if alone else _CONDITION
 
         def first(x: Array) -> Any:
             return self._evaluate(part, x, jnp.zeros(x.shape[0]), None)[1]
@@ -144,7 +155,7 @@ class _Branches:
             x, memory = jax.lax.optimization_barrier((x, memory))
         if part is not None:
             audio, emotion = part.rows(audio), part.rows(emotion)
-            assert use_reference is not None  # there are parts where there is guidance
+            assert isinstance(use_reference, np.ndarray)  # there are parts where there is guidance
             use_reference = part.rows(use_reference)
             use_reference = None if use_reference.all() else use_reference
         return self.net.evaluate(

@@ -4,6 +4,9 @@ condition(portrait, past, face)   -> ClipCondition    once per clip
 denoise(ClipCondition, audio, ...) -> latents         scan over Euler steps
 decode(latents)                    -> frames
 rollout = scan over clips of the three
+
+Within `exchange.spread_over` they are one device's of several: the sound, the past frames and the
+portrait are whole on each, the memory and what lies between are each device's own.
 """
 
 from typing import Self
@@ -18,6 +21,7 @@ from memo_jax.config import SamplerConfig
 from memo_jax.diffusion import guidance as cfg
 from memo_jax.diffusion.denoise import ClipCondition, denoise
 from memo_jax.diffusion.generator import Generator
+from memo_jax.models import exchange
 from memo_jax.models.motion import MotionMemory
 from memo_jax.models.reference_net import ReferenceFeatures, ReferenceNet
 from memo_jax.models.vae import VAE
@@ -105,22 +109,27 @@ def condition(
 ) -> ClipCondition:
     """One clip's condition from the past frames in [0, 1], or their latents where the sampler
     carries those: the Reference Net runs here, once. The memory is float32."""
-    low = sampler.device_memory == "low"
-    past_latents = past
+    net, low = generator.diffusion_net, sampler.device_memory == "low"
+    past_latents = exchange.own_frames(past)
     if not sampler.latent_carry:
-        past_latents = _encode(generator.vae, 2 * past - 1, one_by_one=low)
+        past_latents = _encode(generator.vae, 2 * past_latents - 1, one_by_one=low)
     latents = jnp.concatenate([portrait.latents[:, None], past_latents], axis=1)
-    branches = portrait.face_tokens.shape[0] // latents.shape[0]
-    latents = jnp.concatenate([latents] * branches)
+    # By the numbers that pictures have among all: some models tell faces by them.
+    faces = generator.reference_net.each_image(portrait.face_tokens, 1 + past.shape[1])
+    faces = jnp.concatenate([faces[:, :1], exchange.own_frames(faces[:, 1:])], axis=1)
+    faces = exchange.own_branch(faces)
+    latents = jnp.concatenate([latents] * (faces.shape[0] // latents.shape[0]))
     if low:
-        features = _features_one_by_one(generator.reference_net, latents, portrait.face_tokens)
+        features = _features_one_by_one(generator.reference_net, latents, faces)
     else:
-        features = generator.reference_net(latents, portrait.face_tokens)
-    net = generator.diffusion_net
+        features = generator.reference_net(latents, faces)
     if memory is not None:
         memory = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), memory)
     return ClipCondition(
-        features=net.cache(features, portrait.face_tokens),
+        features=net.cache(
+            _portraits(features, of_all=net.config.reference_rows == "mixed"),
+            exchange.own_branch(portrait.face_tokens),
+        ),
         memory=net.remember(features, memory),
     )
 
@@ -156,9 +165,11 @@ def clip(
         b, f = inputs.audio.shape[:2]
         shape = (b, f, *portrait.latents.shape[1:])
         noise = jax.random.normal(jax.random.fold_in(key, carry.clip), shape, jnp.float32)
-    latents = denoise(generator, sampler, clip_condition, inputs.audio, inputs.emotion, noise)
+    audio, noise = exchange.own_frames(inputs.audio), exchange.own_frames(noise)
+    latents = denoise(generator, sampler, clip_condition, audio, inputs.emotion, noise)
     frames = decode(generator.vae, latents, one_by_one=sampler.device_memory == "low")
-    made = latents if sampler.latent_carry else frames
+    frames = exchange.all_frames(frames)
+    made = exchange.all_frames(latents) if sampler.latent_carry else frames
     seen = jnp.concatenate([carry.past, made], axis=1)
     after = Carry(clip_condition.memory, seen[:, -sampler.past_frames :], carry.clip + 1)
     return after, frames
@@ -199,11 +210,11 @@ def _memory_dtype(sampler: SamplerConfig) -> jnp.dtype:
 
 
 def _features_one_by_one(
-    net: ReferenceNet, latents: Float[Array, "b n h w z"], face_tokens: Float[Array, "b t c"]
+    net: ReferenceNet, latents: Float[Array, "b n h w z"], faces: Float[Array, "b n t c"]
 ) -> ReferenceFeatures:
     """The Reference Net's features, one picture after the other."""
-    b, n = latents.shape[:2]
-    faces = rearrange(net.each_image(face_tokens, n), "b n t c -> (b n) t c")
+    b = latents.shape[0]
+    faces = rearrange(faces, "b n t c -> (b n) t c")
     pictures = rearrange(latents, "b n h w z -> (b n) h w z")
     entries = jax.lax.map(
         lambda one: net(one[0][None, None], one[1][None, None]).entries, (pictures, faces)
@@ -211,6 +222,15 @@ def _features_one_by_one(
     return ReferenceFeatures(
         {k: rearrange(leaf, "(b n) 1 1 s c -> b n s c", b=b) for k, leaf in entries.items()}
     )
+
+
+def _portraits(features: ReferenceFeatures, *, of_all: bool) -> ReferenceFeatures:
+    """What spatial attention sees of them; where a branch's frames see the other's portrait,
+    too, `of_all` branches."""
+    entries = {name: leaf[:, :1] for name, leaf in features.entries.items() if "tokens" in name}
+    if of_all:
+        entries = {name: exchange.all_branches(leaf) for name, leaf in entries.items()}
+    return ReferenceFeatures(entries)
 
 
 def _encode(
@@ -226,6 +246,10 @@ def _frame_by_frame(
 ) -> Float[Array, "b n ..."]:
     """`f` over images in slices, so that the autoencoder's activations of a whole clip never
     exist at once; small images go all together, unless `one_by_one`."""
+    return exchange.between_branches(lambda own: _in_slices(f, own, one_by_one=one_by_one), frames)
+
+
+def _in_slices(f, frames: Float[Array, "b n ..."], *, one_by_one: bool) -> Float[Array, "b n ..."]:
     b = frames.shape[0]
     images = rearrange(frames, "b n h w c -> (b n) h w c")
     pixels = images.shape[1] * images.shape[2] * (1 if images.shape[-1] == 3 else 64)

@@ -11,6 +11,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
 from memo_jax.config import DiffusionNetConfig
+from memo_jax.models import exchange
 from memo_jax.models.audio_attention import NORMS_PER_MODULE, AudioModule
 from memo_jax.models.layers import TimestepEmbedding, conv, group_norm, normed_frames, timestep_code
 from memo_jax.models.motion import LayerMemory, MotionMemory, MotionModule
@@ -447,13 +448,16 @@ def _attended_in_part(
     """Where rows are mixed over the whole batch, a part of it finds its frames' portraits in the
     others: each frame becomes a sample with the portrait it sees."""
     b, f = x.shape[:2]
-    rows = (part.index * b * f + np.arange(b * f)) % (part.count * b)
+    rows = exchange.rows(b, f, first=part.index * b).reshape(-1) % (part.count * b)
     own = SpatialCache(
         *(
             repeat(part.rows(face), "b ... -> (b f) ...", f=f)
             for face in (cache.face_k, cache.face_v)
         ),
-        *(None if leaf is None else leaf[rows] for leaf in (cache.reference_k, cache.reference_v)),
+        *(
+            None if leaf is None else jnp.take(leaf, rows, axis=0, mode="clip")
+            for leaf in (cache.reference_k, cache.reference_v)
+        ),
     )
     use = step.use_reference
     if use is not None:

@@ -14,6 +14,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Float
 
 from memo_jax.config import MotionConfig
+from memo_jax.models import exchange
 from memo_jax.models.attention import attend
 from memo_jax.models.layers import (
     FeedForward,
@@ -191,7 +192,7 @@ class MotionModule(nnx.Module):
         attention is softmax."""
         if self.config.attention == "softmax":
             return {}
-        past = self._enter(past[:, :, None])
+        past = exchange.by_position(self._enter(past[:, :, None]))
         return {
             name: attention.remember(
                 normed(block.norms[k], past), None if memory is None else memory.layers[name]
@@ -203,13 +204,14 @@ class MotionModule(nnx.Module):
         self, path: str, x: Float[Array, "b f h w c"], memory: MotionMemory | None
     ) -> Float[Array, "b f h w c"]:
         layers = None if memory is None or self.config.attention == "softmax" else memory.layers
-        h = self._enter(x)
+        h = exchange.by_position(self._enter(x))
         for block, k, attention, name in self._attentions(path):
             own = None if layers is None else layers[name]
             h = h + attention(normed(block.norms[k], h), own)
             if k + 1 == len(block.attention_blocks):
                 h = h + block.ff(normed(block.ff_norm, h))
-        return x + rearrange(self.proj_out(h), "b f (h w) c -> b f h w c", h=x.shape[2])
+        h = exchange.by_frame(self.proj_out(h))
+        return x + rearrange(h, "b f (h w) c -> b f h w c", h=x.shape[2])
 
     def _attentions(self, path: str) -> list[tuple[MotionBlock, int, MotionAttention, str]]:
         prefix = f"{path}.temporal_transformer.transformer_blocks"

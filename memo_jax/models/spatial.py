@@ -7,6 +7,7 @@ from einops import rearrange
 from flax import nnx, struct
 from jaxtyping import Array, Float
 
+from memo_jax.models import exchange
 from memo_jax.models.attention import attend
 from memo_jax.models.layers import (
     FeedForward,
@@ -23,14 +24,14 @@ from memo_jax.models.types import Dtype, Rngs
 class SpatialCache:
     """Keys and values of one spatial transformer that no denoising step changes.
 
-    `reference_*` are those of the portrait, one row per frame's choice of sample; None in the
+    `reference_*` are those of the portrait, of every sample that a frame may choose; None in the
     Reference Net itself.
     """
 
     face_k: Float[Array, "b t heads d"]
     face_v: Float[Array, "b t heads d"]
-    reference_k: Float[Array, "b s heads d"] | None = None
-    reference_v: Float[Array, "b s heads d"] | None = None
+    reference_k: Float[Array, "samples s heads d"] | None = None
+    reference_v: Float[Array, "samples s heads d"] | None = None
 
 
 class Attention(nnx.Module):
@@ -94,7 +95,7 @@ class SpatialBlock(nnx.Module):
     def cache(
         self,
         face_tokens: Float[Array, "b t c_face"],
-        reference_tokens: Float[Array, "b s c"] | None = None,
+        reference_tokens: Float[Array, "samples s c"] | None = None,
     ) -> SpatialCache:
         """What every step reuses; `reference_tokens` are already normalised."""
         face_k, face_v = self.attn2.keys_values(face_tokens)
@@ -132,10 +133,21 @@ class SpatialBlock(nnx.Module):
             return _rows_attend(q, k, v)
 
         # Which sample's portrait each frame sees: the release takes row b*F + f modulo b.
-        rows = np.arange(b * f).reshape(b, f)
-        source = rows % b if mixed_rows else rows // f
-        with_k = jnp.concatenate([k, cache.reference_k[source].astype(k.dtype)], axis=2)
-        with_v = jnp.concatenate([v, cache.reference_v[source].astype(v.dtype)], axis=2)
+        samples = cache.reference_k.shape[0]
+        own = np.broadcast_to(np.arange(b)[:, None], (b, f))
+        source = exchange.rows(b, f) % samples if mixed_rows else own
+        seen_k, seen_v = (
+            jnp.take(leaf, source, axis=0, mode="clip").astype(k.dtype)
+            for leaf in (cache.reference_k, cache.reference_v)
+        )
+        if exchange.branches_apart() and use_reference is not None:
+            # The null branch's device waits for the other's. Its own keys, seen twice, give what
+            # they give once, in as many operations: both run one program.
+            chosen = use_reference[:, None, None, None, None]
+            seen_k, seen_v = jnp.where(chosen, seen_k, k), jnp.where(chosen, seen_v, v)
+            use_reference = None
+        with_k = jnp.concatenate([k, seen_k], axis=2)
+        with_v = jnp.concatenate([v, seen_v], axis=2)
         if use_reference is None:
             return _rows_attend(q, with_k, with_v)
         if isinstance(use_reference, jax.core.Tracer):
@@ -200,7 +212,7 @@ class SpatialTransformer(nnx.Module):
     def cache(
         self,
         face_tokens: Float[Array, "b t c_face"],
-        reference_tokens: Float[Array, "b s c"] | None = None,
+        reference_tokens: Float[Array, "samples s c"] | None = None,
     ) -> SpatialCache:
         """What every step reuses."""
         return self.transformer_blocks[0].cache(face_tokens, reference_tokens)

@@ -19,6 +19,7 @@ from memo_jax.config import DiffusionNetConfig, SamplerConfig, UNetConfig
 from memo_jax.diffusion.guidance import guided
 from memo_jax.diffusion.rollout import pictures_at_once
 from memo_jax.errors import UserError
+from memo_jax.models.exchange import ONE, Split
 from memo_jax.models.unet import LevelPlan, down_levels, up_levels
 from memo_jax.weights.folder import Model
 
@@ -32,7 +33,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Needs:
-    """Predicted bytes of device memory.
+    """Predicted bytes of one device's memory.
 
     Attributes:
       parameters: of all networks, as they are held.
@@ -60,6 +61,7 @@ def predict(
     itemsize: int,
     chunk: int = 1,
     platform: str = "gpu",
+    split: Split = ONE,
 ) -> Needs:
     """What one video takes.
 
@@ -69,14 +71,20 @@ def predict(
       itemsize: bytes of a number that networks compute with.
       chunk: clips that are generated in one call.
       platform: a "tpu" fills up the last two axes of its arrays.
+      split: devices that make every clip together, each of which takes this.
     """
     net, vae = configs["diffusion_net"], configs["vae"]
     low = sampler.device_memory == "low"
-    branches = 1 + guided(sampler.guidance)
-    side, frames = sampler.image_size // vae.factor, sampler.clip_frames
+    all_branches = 1 + guided(sampler.guidance)
+    branches = all_branches // split.guidance
+    side, frames = sampler.image_size // vae.factor, sampler.clip_frames / split.frames
     kept = 2 if low else 4
     layers = list(_layers(net, side))
-    states = [_state(net, layer, branches, kept, platform) for layer in layers if layer.motion]
+    states = [
+        _state(net, layer, branches, kept, platform) / split.frames
+        for layer in layers
+        if layer.motion
+    ]
     pixels = sampler.image_size**2 * vae.in_channels
     past = (
         4.0
@@ -86,18 +94,18 @@ def predict(
     # Keys and values of the portrait, and a level's deep features.
     held = (
         2.0
-        * branches
+        * (all_branches if net.reference_rows == "mixed" else branches)
         * itemsize
         * sum(layer.positions * layer.width for layer in layers if layer.attention)
     )
     if sampler.cache_steps > 1:
         deep = list(up_levels(net))[-1].layers[0].c_in - net.block_out_channels[0]
         held += branches * frames * side**2 * deep * itemsize
-    held += chunk * frames * pixels * 5.0  # float32 and bytes
+    held += chunk * sampler.clip_frames * pixels * 5.0  # float32 and bytes
     if low:  # compiled programs held the rounded memory twice, where float32 is renewed in place
         held += sum(states)
 
-    seen = branches * (1 + sampler.past_frames)
+    seen = branches * (1 + sampler.past_frames / split.frames)
     features = seen * itemsize * sum(layer.positions * layer.width for layer in layers)
     # One module's memory is read in float32 at a time; all is made anew from the features.
     read = max(states, default=0.0) * (4 / kept) / (2 if low and branches > 1 else 1)
@@ -107,13 +115,13 @@ def predict(
         features + _unet(configs["reference_net"], side, 1 if low else seen, itemsize),
         features + making,
         read + _unet(net, side, at_once * frames, itemsize),
-        _vae(vae, sampler, itemsize),
+        _vae(vae, sampler, frames, itemsize),
     )
     return Needs(parameters, sum(states) + past, held, working)
 
 
 def fitted(
-    model: Model, sampler: SamplerConfig, memory: str, chunk: int
+    model: Model, sampler: SamplerConfig, memory: str, chunk: int, split: Split = ONE
 ) -> tuple[SamplerConfig, list[str]]:
     """The sampler with the device memory that was asked for, and what the user should know.
 
@@ -135,10 +143,17 @@ def fitted(
 
     def needed(sampler: SamplerConfig) -> float:
         itemsize = jnp.dtype(kernel.dtype).itemsize
-        platform = device.platform
-        return predict(
-            configs, sampler, held, itemsize=itemsize, chunk=chunk, platform=platform
-        ).total
+        found = predict(
+            configs,
+            sampler,
+            held,
+            itemsize=itemsize,
+            chunk=chunk,
+            platform=device.platform,
+            split=split,
+        )
+        # Devices of a CPU share what the machine has.
+        return found.total * (split.devices if device.platform == "cpu" else 1)
 
     size = f"{sampler.image_size} x {sampler.image_size}"
     asked = needed(sampler)
@@ -151,7 +166,9 @@ def fitted(
     )
     less = needed(low)
     if sampler.device_memory == "low" or less > limit:
-        other = "--dtype bfloat16" if kernel.dtype == jnp.float32 else "a larger device"
+        other = "a larger device, or several (--mesh)"
+        if kernel.dtype == jnp.float32:
+            other = "--dtype bfloat16"
         if device.platform == "gpu":  # JAX leaves a quarter to others
             other = f"XLA_PYTHON_CLIENT_MEM_FRACTION=0.95, or {other}"
         if chunk > 1:
@@ -225,7 +242,7 @@ def _up(n: int, tile: int) -> int:
     return -(-n // tile) * tile
 
 
-def _unet(config: UNetConfig, side: int, pictures: int, itemsize: int) -> float:
+def _unet(config: UNetConfig, side: int, pictures: float, itemsize: int) -> float:
     """A UNet over so many pictures: the values that wait for the expanding side, and the layer
     that has most in hand."""
     layers = list(_layers(config, side))
@@ -242,8 +259,8 @@ def _unet(config: UNetConfig, side: int, pictures: int, itemsize: int) -> float:
     return pictures * (waiting + most) + 2 * scores
 
 
-def _vae(config: Any, sampler: SamplerConfig, itemsize: int) -> float:
-    """Decoding the pictures that are decoded at once."""
-    pictures = min(sampler.clip_frames, pictures_at_once(sampler))
+def _vae(config: Any, sampler: SamplerConfig, frames: float, itemsize: int) -> float:
+    """Decoding the pictures that are decoded at once, of a device's frames."""
+    pictures = min(frames, pictures_at_once(sampler))
     widths = [*config.block_out_channels[:2]]
     return pictures * sampler.image_size**2 * sum(widths) * (3 * itemsize + 4)

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from memo_jax.config import SamplerConfig
+from memo_jax.diffusion.guidance import guided
 from memo_jax.diffusion.presets import EXACT, changed, with_preset
 from memo_jax.diffusion.rollout import (
     Carry,
@@ -27,6 +28,7 @@ from memo_jax.diffusion.rollout import (
 )
 from memo_jax.errors import UserError
 from memo_jax.pipeline import memory as device_memory
+from memo_jax.pipeline import spread
 from memo_jax.pipeline.hearing import Ear, Hearing
 from memo_jax.pipeline.scene import FaceModels, Scene, make_scene
 from memo_jax.weights.folder import Model
@@ -61,6 +63,7 @@ class Pipeline:
         preset: str | None = None,
         memory: str = "auto",
         chunk: int = 1,
+        mesh: str | None = None,
         face_models: Path | None = None,
     ):
         """Use `load` unless the model is in memory already.
@@ -70,6 +73,7 @@ class Pipeline:
           preset: what to make of it; None leaves it as it is.
           memory: "auto", "normal" or "low", as in `load`.
           chunk: clips that are generated in one call of the device.
+          mesh: over which devices every clip is split, as in `load`.
           face_models: a folder with the release's ONNX face models.
 
         Raises:
@@ -83,12 +87,15 @@ class Pipeline:
             self.sampler = with_preset(self.sampler, preset)
         self.chunk = chunk
         self._check(model)
-        self.sampler, self.notes = device_memory.fitted(model, self.sampler, memory, chunk)
+        split = spread.split_of(mesh)
+        spread.check(split, _configs(model), self.sampler)
+        self._programs = spread.Programs(split, 1 + guided(self.sampler.guidance))
+        self.sampler, self.notes = device_memory.fitted(model, self.sampler, memory, chunk, split)
         self._ear = Ear(model, _onnx(model.folder, "vocal_separator"))
         self._faces = FaceModels(face_models or _folder(model.folder, "face_analysis"))
         self._graphdef, state = nnx.split(_generator(model))
-        self._params = nnx.to_pure_dict(state)
-        self._start = jax.jit(self._traced_start)
+        self._params = self._programs.put(nnx.to_pure_dict(state))
+        self._start = self._programs.start(self._traced_start)
         self._chunks: dict[Any, Any] = {}
         self.compile_seconds = 0.0
 
@@ -106,6 +113,7 @@ class Pipeline:
         latent_carry: bool | None = None,
         memory: str = "auto",
         chunk: int = 1,
+        mesh: str | None = None,
         face_models: str | os.PathLike[str] | None = None,
     ) -> Self:
         """A pipeline of a bundled preset, a native model folder, or a published PyTorch one.
@@ -121,11 +129,13 @@ class Pipeline:
           memory: "low" needs less of the device's, and rounds the memory of the past to bfloat16;
             "auto" takes it where the device has no room for "normal", and says so in `notes`.
           chunk: clips that are generated in one call of the device.
+          mesh: devices that make every clip together: "guidance=2,frames=4" takes eight, one group
+            of four for each branch of guidance, and in it a quarter of the frames for each.
           face_models: a folder with the release's ONNX face models.
 
         Raises:
-          UserError: there is no such model, it is not whole, or it does not fit into the device's
-            memory.
+          UserError: there is no such model, it is not whole, it cannot be split so, or it does not
+            fit into the device's memory.
         """
         dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
         if dtype not in DTYPES:
@@ -143,7 +153,9 @@ class Pipeline:
         # os.path, unlike pathlib, also bears a name that is too long.
         if folder is not None and not (os.path.isdir(folder) and any(folder.rglob("*.onnx"))):
             raise UserError(f"--face-models {str(folder)!r} holds no .onnx file; give their folder")
-        return cls(loaded, sampler=sampler, memory=memory, chunk=chunk, face_models=folder)
+        return cls(
+            loaded, sampler=sampler, memory=memory, chunk=chunk, mesh=mesh, face_models=folder
+        )
 
     def __call__(
         self,
@@ -246,16 +258,17 @@ class Pipeline:
                 f"{(hearing.clips, 1, *self._latents_shape)} [clips, b, f, h, w, z]"
             )
         image = jnp.asarray(scene.image, jnp.float32)[None] / 127.5 - 1
-        portrait, first = self._start(self._params, image, jnp.asarray(scene.identity)[None])
+        given = self._programs.put((image, jnp.asarray(scene.identity)[None]))
+        portrait, first = self._start(self._params, *given)
         if carry is not None:
-            if _shapes(carry.memory) != _shapes(first.memory):
+            if _shapes(carry.memory) != _shapes(self._programs.shapes(first).memory):
                 raise UserError("carry is not one of this model: its memory has other shapes")
             if carry.past.shape[2:] != first.past.shape[2:]:
                 raise UserError(
                     f"carry has past frames of {carry.past.shape[2:]}, expected "
                     f"{first.past.shape[2:]}; give the latent_carry that it was made with"
                 )
-            first = jax.tree.map(jnp.array, carry)
+            first = self._programs.lay(carry)
         return Run(self, hearing, portrait, first, seed, noise)
 
     @property
@@ -266,7 +279,7 @@ class Pipeline:
 
     def _check(self, model: Model) -> None:
         """The parts must fit each other; a model that does not fit says where."""
-        configs = {name: part.config for name, part in model.spec.parts.items()}
+        configs = _configs(model)
         net, audio, image = (configs[n] for n in ("diffusion_net", "audio_proj", "image_proj"))
         vae, reference, sampler = configs["vae"], configs["reference_net"], self.sampler
         ear, detector = configs.get("wav2vec2"), configs.get("emotion2vec")
@@ -333,9 +346,8 @@ class Pipeline:
         known = _shapes(args[1:])
         if known not in self._chunks:
             begun = time.perf_counter()
-            self._chunks[known] = (
-                jax.jit(self._traced_chunk, donate_argnums=3).lower(*args).compile()
-            )
+            program = self._programs.chunk(self._traced_chunk, carried=3)
+            self._chunks[known] = program.lower(*args).compile()
             self.compile_seconds += time.perf_counter() - begun
         return self._chunks[known]
 
@@ -343,7 +355,7 @@ class Pipeline:
 class Run:
     """Frames of one recording, made as they are asked for.
 
-    `carry` is what the next clip goes on from, and `clip` is its number. While a chunk is given
+    `clip` is the number of the next clip. While a chunk is given
     the next one is being made already, so `drain` before saving them.
     """
 
@@ -356,7 +368,7 @@ class Run:
         seed: int,
         noise: np.ndarray | None,
     ):
-        self.carry = carry
+        self._carry = carry
         self.clip = int(carry.clip)
         self.hearing = hearing
         self._pipeline, self._portrait, self._noise = pipeline, portrait, noise
@@ -373,6 +385,17 @@ class Run:
                 yield self._fetched(*self._waiting.pop(0))
         yield from self.drain()
 
+    @property
+    def carry(self) -> Carry:
+        """What the next clip goes on from, as one device has it: several devices' is gathered on
+        the host."""
+        return self._pipeline._programs.gathered(self._carry)
+
+    @property
+    def carry_shapes(self) -> Carry:
+        """Like `carry`, for its shapes alone."""
+        return self._pipeline._programs.shapes(self._carry)
+
     def drain(self) -> list[UInt8[np.ndarray, "n s s 3"]]:
         """The chunks under way, waited for: afterwards `carry` is what follows the last frame."""
         chunks = [self._fetched(*chunk) for chunk in self._waiting]
@@ -386,7 +409,7 @@ class Run:
     def _next_chunk(self) -> UInt8[Array, "n s s 3"]:
         args = self._arguments()
         program = self._pipeline.chunk_program(*args)
-        self.carry, frames = program(self._pipeline._params, *args)
+        self._carry, frames = program(self._pipeline._params, *args)
         self.clip += self._pipeline.chunk
         return frames
 
@@ -400,7 +423,8 @@ class Run:
             emotion=jnp.asarray(hearing.emotions[clips][:, None]),
             noise=None if self._noise is None else jnp.asarray(self._noise[clips]),
         )
-        return self._portrait, self._key, self.carry, inputs
+        whole = self._pipeline._programs.put
+        return self._portrait, whole(self._key), self._carry, whole(inputs)
 
     def _fetched(self, first: int, frames: Array) -> UInt8[np.ndarray, "n s s 3"]:
         start = first * self.hearing.clip_frames
@@ -411,6 +435,11 @@ def _generator(model: Model) -> Generator:
     """The networks that make frames, of a model that has them all."""
     parts: dict[str, Any] = {name: model.modules[name] for name in REQUIRED}
     return Generator(**parts)
+
+
+def _configs(model: Model) -> dict[str, Any]:
+    """Of the model's components, by name."""
+    return {name: part.config for name, part in model.spec.parts.items()}
 
 
 def _shapes(tree: Any) -> str:
