@@ -23,6 +23,7 @@ from memo_jax.aot.report import Report
 from memo_jax.aot.worker import ENVIRONMENT, check_compiler
 from memo_jax.command import Parser, read_config, run
 from memo_jax.errors import UserError, one_line
+from memo_jax.models.exchange import split_of
 from memo_jax.models.remat import Remat
 from memo_jax.train.config import TrainConfig
 from memo_jax.weights.cache import cache_folder
@@ -46,6 +47,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--topology", required=True, help="chip and shape: v5e:16x16, v5p:4x4x4")
     p.add_argument("--config", help="a training config (configs/stage2b.py)")
     p.add_argument("--generate", action="store_true", help="plan generation on one device instead")
+    p.add_argument(
+        "--mesh",
+        metavar="guidance=2,frames=4",
+        help="on the first of the topology's that make every clip together (--generate)",
+    )
     p.add_argument(
         "--model",
         default="full",
@@ -152,6 +158,9 @@ def _checked(args: argparse.Namespace) -> dict[str, Any] | None:
         raise UserError(f"--chunk {args.chunk}: expected 1 or more")
     if args.json and not os.path.isdir(os.path.dirname(args.json) or "."):
         raise UserError(f"--json {args.json!r}: its folder does not exist; make it first")
+    split_of(args.mesh)
+    if args.mesh and (args.search or not args.generate):
+        raise UserError("--mesh is of one video, planned by --generate without --search")
     if args.generate:
         if args.config:
             raise UserError("--generate plans the sampler, --config training; give one of them")
@@ -185,11 +194,12 @@ def _asked(args: argparse.Namespace, config: dict[str, Any] | None, how: str) ->
         "topology": args.topology,
         "config": config,
         "chunk": args.chunk,
+        "mesh": args.mesh,
         "past_frames": 0,
         "effort": args.effort,
         "how": how,
         "kept": str(cache_folder() / "plans"),
-        "settings": {},
+        "settings": {"mesh": args.mesh} if args.mesh else {},
     }
     if config is not None:
         past = max(TrainConfig.from_dict(config).past_choices)

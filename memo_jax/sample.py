@@ -20,13 +20,13 @@ from memo_jax.diffusion.presets import EXACT, PRESETS, told
 from memo_jax.errors import UserError, one_line
 from memo_jax.io.crop import Paster, preview
 from memo_jax.io.video_write import VideoWriter, check_output
+from memo_jax.models.exchange import split_of
 from memo_jax.pipeline import Pipeline, Run
 from memo_jax.pipeline.hearing import Hearing
 from memo_jax.pipeline.jobs import on_devices, read_jobs
 from memo_jax.pipeline.memory import CHOICES
 from memo_jax.pipeline.resume import Partial
 from memo_jax.pipeline.scene import Scene
-from memo_jax.pipeline.spread import split_of
 from memo_jax.train.run import is_run, run_model
 
 ASSETS = Path(__file__).parent / "assets"

@@ -15,7 +15,10 @@ from memo_jax.aot import count
 from memo_jax.config import SamplerConfig, StableDiffusionConfig, VAEConfig
 from memo_jax.data.windows import AUDIO_WINDOW
 from memo_jax.diffusion import rollout as clips
+from memo_jax.diffusion.guidance import guided
 from memo_jax.models.attention import on_platform, use_kernel
+from memo_jax.models.exchange import ONE, Split
+from memo_jax.pipeline.spread import Programs, check
 from memo_jax.sharding import make_mesh, whole
 from memo_jax.train.config import TrainConfig
 from memo_jax.train.trainers import trainer_of
@@ -120,11 +123,24 @@ def training(spec: ModelSpec, config: TrainConfig, devices: Any, past_frames: in
 
 
 def generation(
-    spec: ModelSpec, devices: Any, *, chunk: int = 1, dtype: str = "bfloat16"
+    spec: ModelSpec,
+    devices: Any,
+    *,
+    chunk: int = 1,
+    dtype: str = "bfloat16",
+    split: Split = ONE,
 ) -> Planned:
-    """A chunk of a video on one device, as the pipeline generates it: matrices in `dtype`."""
-    mesh = make_mesh(1, 1, [devices[0]])
-    sampler, place = spec.sampler, whole(mesh)
+    """A chunk of a video on one device, or on those of a split, as the pipeline generates it:
+    matrices in `dtype`.
+
+    Raises:
+      UserError: the model's clips cannot be split so, or there are too few devices.
+    """
+    sampler = spec.sampler
+    check(split, {name: part.config for name, part in spec.parts.items()}, sampler)
+    programs = Programs(split, 1 + guided(sampler.guidance), devices)
+    mesh = programs.mesh or make_mesh(1, 1, [devices[0]])
+    place = whole(mesh)
     graphs, params = {}, {}
     for name in REQUIRED:
         part = component(name)
@@ -164,11 +180,13 @@ def generation(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         (carry, params, portrait, key, inputs),
     )
-    program = jax.jit(run, donate_argnums=0)
+    if programs.mesh is not None:
+        args = (programs.abstract(carry), *args[1:])
     with use_kernel("xla"):
-        model_flops = own_flops(program.trace(*args), mesh)
+        model_flops = own_flops(programs.chunk(run, carried=0).trace(*args), mesh)
     with on_platform(mesh.devices.flat[0].platform):
-        traced = jax.jit(lambda *given: run(*given), donate_argnums=0).trace(*args)
+        again = programs.chunk(lambda *given: run(*given), carried=0)  # JAX keeps the other trace
+        traced = again.trace(*args)
     return Planned(
         traced=traced,
         mesh=mesh,

@@ -43,7 +43,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """The report that a request asks for, as JSON can hold it.
 
     Request: model, topology, config (a training config's fields) or None for generation with
-    `chunk`, past_frames, effort, how ("whole", "pieces" or "auto"), kept (a folder), settings.
+    `chunk` and `mesh` (what `memo_jax.sample --mesh` takes, or None), past_frames, effort, how
+    ("whole", "pieces" or "auto"), kept (a folder), settings.
 
     Raises:
       UserError: whatever the user can mend.
@@ -51,13 +52,15 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     # Here, so that the environment may be set by who imports this module.
     from memo_jax.aot import count, planning, programs
     from memo_jax.aot.chips import chip_of, described
+    from memo_jax.models.exchange import split_of
     from memo_jax.train.config import TrainConfig
 
     chip, devices = chip_of(request["topology"]), described(request["topology"])
     spec = programs.model_spec(request["model"])
     if request["config"] is None:
         what = f"generation of {request['chunk']} clips, {spec.name}"
-        planned = programs.generation(spec, devices, chunk=request["chunk"])
+        split = split_of(request["mesh"])
+        planned = programs.generation(spec, devices, chunk=request["chunk"], split=split)
     else:
         config = TrainConfig.from_dict(request["config"])
         what = f"training step of stage {config.stage}, {spec.name}"

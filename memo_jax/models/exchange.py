@@ -8,6 +8,7 @@ the functions here give back what they are given, so that networks are written o
 
 import contextlib
 import contextvars
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
+
+from memo_jax.errors import UserError
 
 GUIDANCE, FRAMES = "guidance", "frames"
 
@@ -38,6 +41,26 @@ class Split:
 
 ONE = Split()
 """One device, which has all."""
+
+
+def split_of(text: str | None) -> Split:
+    """What `--mesh guidance=2,frames=4` says; one that is not named is 1.
+
+    Raises:
+      UserError: it says something else.
+    """
+    fields: dict[str, int] = {}
+    for part in [] if text is None else text.split(","):
+        name, _, number = (word.strip() for word in part.partition("="))
+        known = {GUIDANCE: r"[12]", FRAMES: r"[1-9]\d{0,5}"}.get(name)
+        if known is None or name in fields or not re.fullmatch(known, number):
+            raise UserError(
+                f"--mesh {text!r}: expected guidance=1 or 2 and frames=1 or more, say "
+                "guidance=2,frames=4"
+            )
+        fields[name] = int(number)
+    return Split(**fields)
+
 
 _split: contextvars.ContextVar[Split] = contextvars.ContextVar("split", default=ONE)
 

@@ -27,6 +27,7 @@ from memo_jax.diffusion.rollout import (
     rollout,
 )
 from memo_jax.errors import UserError
+from memo_jax.models.exchange import split_of
 from memo_jax.pipeline import memory as device_memory
 from memo_jax.pipeline import spread
 from memo_jax.pipeline.hearing import Ear, Hearing
@@ -87,7 +88,7 @@ class Pipeline:
             self.sampler = with_preset(self.sampler, preset)
         self.chunk = chunk
         self._check(model)
-        split = spread.split_of(mesh)
+        split = split_of(mesh)
         spread.check(split, _configs(model), self.sampler)
         self._programs = spread.Programs(split, 1 + guided(self.sampler.guidance))
         self.sampler, self.notes = device_memory.fitted(model, self.sampler, memory, chunk, split)

@@ -5,8 +5,6 @@ by far the largest, is cut by branch of guidance and by position; no device ever
 """
 
 import dataclasses
-import functools
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,28 +24,6 @@ from memo_jax.sharding import video_mesh
 # Of each leaf [branches, rows, ...]; see `_by_branch`.
 _SPECS: dict[str, Any] = {"memory": P(GUIDANCE, FRAMES), "past": P(), "clip": P()}
 _CARRY = Carry(**_SPECS)
-
-
-def split_of(text: str | None) -> Split:
-    """What `--mesh guidance=2,frames=4` says; one that is not named is 1.
-
-    Raises:
-      UserError: it says something else.
-    """
-    fields: dict[str, int] = {}
-    for part in (text or "").split(",") if text is not None else ():
-        found = re.fullmatch(rf"\s*({GUIDANCE}|{FRAMES})\s*=\s*([1-9]\d{{0,5}})\s*", part)
-        if not found or found[1] in fields:
-            fields = {GUIDANCE: 0}
-            break
-        fields[found[1]] = int(found[2])
-    split = Split(**fields)
-    if split.guidance not in (1, 2):
-        raise UserError(
-            f"--mesh {text!r}: expected guidance=1 or 2 and frames=1 or more, say "
-            "guidance=2,frames=4"
-        )
-    return split
 
 
 def check(split: Split, configs: Mapping[str, Any], sampler: SamplerConfig) -> None:
@@ -112,13 +88,6 @@ class Programs:
         program = self._own(run, carried=carried, given=given, made=(_CARRY, P()))
         return jax.jit(program, donate_argnums=carried)
 
-    def layout(self, carry: Carry) -> Any:
-        """Shardings of a carry that is laid out."""
-        assert self.mesh is not None
-        place = functools.partial(NamedSharding, self.mesh)
-        memory = jax.tree.map(lambda _: place(_SPECS["memory"]), carry.memory)
-        return dataclasses.replace(carry, memory=memory, past=place(P()), clip=place(P()))
-
     def put(self, values: Any) -> Any:
         """Values that every device has whole."""
         return (
@@ -130,7 +99,16 @@ class Programs:
         if self.mesh is None:
             return jax.tree.map(jax.numpy.array, carry)
         cut = _by_branch(jax.tree.map(np.asarray, carry), self._branches)
-        return jax.tree.map(jax.device_put, cut, self.layout(cut))
+        return jax.tree.map(jax.device_put, cut, self._layout(cut))
+
+    def abstract(self, carry: Carry) -> Carry:
+        """The shapes of `lay(carry)` and how they lie, where there are several devices."""
+        cut = jax.eval_shape(lambda carry: _by_branch(carry, self._branches), carry)
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            cut,
+            self._layout(cut),
+        )
 
     def gathered(self, carry: Carry) -> Carry:
         """A carry as one device has it; where there are several, on the host."""
@@ -141,6 +119,14 @@ class Programs:
     def shapes(self, carry: Carry) -> Carry:
         """The shapes of `gathered`, with nothing gathered."""
         return carry if self.mesh is None else jax.eval_shape(_flat, carry)
+
+    def _layout(self, carry: Carry) -> Any:
+        """Shardings of a carry that is laid out."""
+        assert self.mesh is not None
+        cut, whole = (NamedSharding(self.mesh, spec) for spec in (_SPECS["memory"], P()))
+        memory: Any = jax.tree.map(lambda _: cut, carry.memory)
+        rest: dict[str, Any] = {"past": whole, "clip": whole}
+        return dataclasses.replace(carry, memory=memory, **rest)
 
     def _own(
         self, run: Callable[..., Any], *, carried: int | None, given: Any, made: tuple[Any, Any]

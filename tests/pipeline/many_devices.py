@@ -13,7 +13,7 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8"
     # Busy machines: eight devices on few cores may wait long for each other.
-    " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=3000"
 )
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
