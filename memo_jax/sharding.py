@@ -64,12 +64,12 @@ def make_mesh(data: int, fsdp: int, devices: Sequence[Any] | None = None) -> Mes
 
 def video_mesh(split: Split, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh of a split: the first of the devices, neighbours along "frames", whose traffic is
-    the heavier. `devices` are all that JAX sees unless given; a described topology's will do.
+    the heavier. `devices` are all of this process unless given; a described topology's will do.
 
     Raises:
       UserError: there are too few.
     """
-    devices = jax.devices() if devices is None else list(devices)
+    devices = jax.local_devices() if devices is None else list(devices)
     if len(devices) < split.devices:
         raise UserError(
             f"--mesh {split} takes {split.devices} devices, and there are {len(devices)} "

@@ -243,19 +243,20 @@ class TestVideos:
         taken = []
 
         def load(model, **options):
-            names = "preset guidance_interval cache_steps latent_carry memory"
+            names = "preset guidance_interval cache_steps latent_carry memory mesh"
             taken.append(tuple(options[name] for name in names.split()))
             raise UserError("enough")
 
         monkeypatch.setattr(Pipeline, "load", load)
         own = "--guidance-interval 0.2,0.8 --cache-steps 3 --no-latent-carry --memory low"
+        own += " --mesh frames=2"
         for arguments in ("", "--preset fast", f"--preset fast {own}"):
             with pytest.raises(UserError, match="enough"):
                 sample.main([*arguments.split(), "--output", str(tmp_path / "o.mp4")])
         assert taken == [
-            ("exact", None, None, None, "auto"),
-            ("fast", None, None, None, "auto"),
-            ("fast", (0.2, 0.8), 3, False, "low"),
+            ("exact", None, None, None, "auto", None),
+            ("fast", None, None, None, "auto", None),
+            ("fast", (0.2, 0.8), 3, False, "low", "frames=2"),
         ]
 
 
@@ -326,6 +327,11 @@ MISTAKES = [
     ("--guidance x", "invalid float"),
     ("--seed -1", "expected 0 to 4294967295"),
     ("--seed 4294967296", "expected 0 to 4294967295"),
+    ("--mesh 8", "expected guidance=1 or 2 and frames=1 or more, say guidance=2,frames=4"),
+    ("--mesh frames=3", "3 does not divide clip_frames 16"),
+    ("--mesh frames=8", "8 does not divide the 2 x 2 positions"),
+    ("--mesh guidance=2 --guidance 1", "without guidance (1) there is one branch"),
+    ("--mesh guidance=2,frames=4", "takes 8 devices, and there are 1 (cpu)"),
     ("--chunk 0", "expected 1 to 1000 clips"),
     ("--chunk 100000000000", "expected 1 to 1000 clips"),
     ("--crf 52", "expected 0 (best) to 51"),

@@ -66,8 +66,8 @@ def check(split: Split, configs: Mapping[str, Any], sampler: SamplerConfig) -> N
 class Programs:
     """Makes programs for one device, or for those of a split, and lays out what they are given.
 
-    `branches` of guidance there are. `devices` are the first that JAX sees unless given; a
-    described topology's will do.
+    `branches` of guidance there are. `devices` are those of this process unless given, of which the
+    first are taken; a described topology's will do.
 
     Raises:
       UserError: there are fewer devices than the split says.

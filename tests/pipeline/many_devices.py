@@ -106,7 +106,10 @@ def main(file, rows, meshes):
     def pipe(mesh, variant):
         if (mesh, variant) not in pipes:
             sampler = dataclasses.replace(SAMPLER, **VARIANTS[variant])
-            pipes[mesh, variant] = Pipeline(made, sampler=sampler, memory="normal", mesh=mesh)
+            chunk = 2 if variant == "unguided" else 1
+            pipes[mesh, variant] = Pipeline(
+                made, sampler=sampler, memory="normal", mesh=mesh, chunk=chunk
+            )
         return pipes[mesh, variant]
 
     for asked in meshes:
@@ -120,9 +123,8 @@ def main(file, rows, meshes):
             [leaf.addressable_shards[0].data.size / leaf.size for leaf in memory]
         )
     # A stop after the first clip; each goes on where another began.
-    for asked, on in zip([None, *meshes], [*meshes, None], strict=True):
-        if any(":" in name for name in (asked, on) if name):
-            continue
+    plain = [mesh for mesh in meshes if ":" not in mesh]
+    for asked, on in zip([None, *plain], [*plain, None], strict=True):
         first = pipe(asked, "").start(scene, dataclasses.replace(hearing, frames=4), seed=3)
         first.hearing = dataclasses.replace(hearing, emotions=hearing.emotions[:1])
         begun = list(first)

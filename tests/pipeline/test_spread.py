@@ -109,7 +109,7 @@ def with_net(**fields):
         (Split(1, 3), FULL, {}, "3 does not divide clip_frames 16"),
         (Split(1, 4), FULL, {"past_frames": 18}, "4 does not divide past_frames 18"),
         (Split(1, 4), FULL, {"first_past_frames": 1}, "4 does not divide first_past_frames 1"),
-        (Split(2, 8), FULL, {"image_size": 64}, "8 does not divide the 1 x 1 positions"),
+        (Split(2, 8), FULL, {"image_size": 64}, "8 does not divide the 2 x 2 positions"),
         (Split(2, 2), with_net(norm_per_frame=False), {}, "norm_per_frame is off"),
         (
             Split(2, 2),
