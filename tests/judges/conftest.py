@@ -1,4 +1,4 @@
-"""What the judges' tests share: drawn weights, files as published, and how closeness is told."""
+"""What the judges' tests share: files as published, and how closeness is told."""
 
 import json
 from pathlib import Path
@@ -7,32 +7,6 @@ import numpy as np
 import pytest
 
 MANIFESTS = Path(__file__).parents[1] / "manifests" / "judges"
-
-
-@pytest.fixture(scope="session")
-def drawn():
-    """`drawn(module, seed)`: every parameter and statistic drawn, the signal kept at its size."""
-    import torch
-
-    def drawn(module, seed):
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, tensor in module.state_dict().items():
-                if name.endswith("num_batches_tracked"):
-                    continue
-                n = torch.randn(tensor.shape, generator=generator)
-                if tensor.ndim > 1:
-                    n = n * (2 / tensor[0].numel()) ** 0.5
-                elif name.endswith("running_var"):
-                    n = 0.5 + n.abs()
-                elif name.endswith("weight"):  # a norm's
-                    n = 1 + 0.2 * n
-                else:
-                    n = 0.2 * n
-                tensor.copy_(n)
-        return module.eval()
-
-    return drawn
 
 
 @pytest.fixture(scope="session")

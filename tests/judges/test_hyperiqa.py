@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from drawn_torch import drawn
 from golden_case import relative_error
 from PIL import Image
 
@@ -107,7 +108,7 @@ def picture(seed, size=(90, 160)):
 
 
 @pytest.fixture(scope="module")
-def pair(drawn, tmp_path_factory):
+def pair(tmp_path_factory):
     """PyTorch's module and ours, loaded from the file that it saved."""
     module = drawn(HyperNet(), 0)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from drawn_torch import drawn
 from golden_case import relative_error
 
 from memo_jax.errors import UserError
@@ -82,7 +83,7 @@ def speech(n, seed=0):
 
 
 @pytest.fixture(scope="module")
-def pair(drawn, tmp_path_factory):
+def pair(tmp_path_factory):
     """PyTorch's module and ours, loaded from the file that it saved."""
     module = drawn(S(), 0)
     path = tmp_path_factory.mktemp("syncnet") / "syncnet_v2.model"

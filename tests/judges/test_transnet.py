@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn_torch import drawn
 from flax import nnx
 from golden_case import relative_error
 
@@ -115,7 +116,7 @@ def shots(n, seed=0):
 
 
 @pytest.fixture(scope="module")
-def pair(drawn, tmp_path_factory):
+def pair(tmp_path_factory):
     """PyTorch's module and ours, loaded from the file that it saved."""
     module = drawn(TransNetV2(), 0)
     path = tmp_path_factory.mktemp("transnet") / "transnetv2-pytorch-weights.pth"

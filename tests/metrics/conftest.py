@@ -1,4 +1,4 @@
-"""What the tests of measures share: drawn weights and drawn pictures."""
+"""What the tests of measures share: networks and drawn pictures."""
 
 import importlib.util
 import sys
@@ -20,32 +20,6 @@ def published():
     sys.modules[name] = module  # where TorchScript looks its types up
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="session")
-def drawn():
-    """`drawn(module, seed)`: every parameter and statistic drawn, the signal kept at its size."""
-    import torch
-
-    def drawn(module, seed):
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, tensor in module.state_dict().items():
-                if name.endswith("num_batches_tracked"):
-                    continue
-                n = torch.randn(tensor.shape, generator=generator)
-                if tensor.ndim > 1:
-                    n = n * (2 / tensor[0].numel()) ** 0.5
-                elif name.endswith("running_var"):
-                    n = 0.5 + n.abs()
-                elif name.endswith("weight"):  # a norm's
-                    n = 1 + 0.2 * n
-                else:
-                    n = 0.2 * n
-                tensor.copy_(n)
-        return module.eval()
-
-    return drawn
 
 
 @pytest.fixture(scope="session")

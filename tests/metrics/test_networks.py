@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_torch import drawn
 from flax import nnx
 from golden_case import relative_error
 
@@ -39,7 +40,7 @@ SMALL = 64  # pixels at which sets of windows are compared
 
 
 @pytest.fixture(scope="module")
-def inception(published, drawn, tmp_path_factory):
+def inception(published, tmp_path_factory):
     """PyTorch's module and ours, loaded from the file that it saved."""
     module = drawn(published.InceptionV3(), 0)
     path = tmp_path_factory.mktemp("fid") / "pt_inception-2015-12-05.pth"
@@ -48,7 +49,7 @@ def inception(published, drawn, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def i3d(published, drawn, tmp_path_factory):
+def i3d(published, tmp_path_factory):
     """PyTorch's module, and its TorchScript archive."""
     module = drawn(published.I3D(), 1)
     path = tmp_path_factory.mktemp("fvd") / "i3d_torchscript.pt"
