@@ -17,8 +17,9 @@ from memo_jax.diffusion.flow import sampling_sigmas
 from memo_jax.diffusion.generator import Generator
 from memo_jax.diffusion.schedule import Kind, kinds
 from memo_jax.models import exchange
-from memo_jax.models.diffusion_net import CachedFeatures, DeepFeatures, DiffusionNet, Part
+from memo_jax.models.diffusion_net import CachedFeatures, DeepFeatures, DiffusionNet
 from memo_jax.models.motion import MotionMemory
+from memo_jax.models.pieces import Part
 
 _NULL, _CONDITION = Part(0, 2), Part(1, 2)
 
@@ -150,9 +151,6 @@ class _Branches:
         """All branches, or a part of them; deep features None evaluates all levels."""
         features, memory = self.given.features, self.given.memory
         audio, emotion, use_reference = self.audio, self.emotion, self.use_reference
-        if self.in_turn and part is None:
-            # Bound to this step: compilers would keep a float32 copy of the memory for all steps.
-            x, memory = jax.lax.optimization_barrier((x, memory))
         if part is not None:
             audio, emotion = part.rows(audio), part.rows(emotion)
             assert isinstance(use_reference, np.ndarray)  # there are parts where there is guidance

@@ -108,7 +108,7 @@ def condition(
     sampler: SamplerConfig = _EXACT,
 ) -> ClipCondition:
     """One clip's condition from the past frames in [0, 1], or their latents where the sampler
-    carries those: the Reference Net runs here, once. The memory is float32."""
+    carries those: the Reference Net runs here, once. The memory is rounded as it was given."""
     net, low = generator.diffusion_net, sampler.device_memory == "low"
     past_latents = exchange.own_frames(past)
     if not sampler.latent_carry:
@@ -123,8 +123,6 @@ def condition(
         features = _features_one_by_one(generator.reference_net, latents, faces)
     else:
         features = generator.reference_net(latents, faces)
-    if memory is not None:
-        memory = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), memory)
     return ClipCondition(
         features=net.cache(
             _portraits(features, of_all=net.config.reference_rows == "mixed"),
@@ -152,11 +150,11 @@ def clip(
     inputs: ClipInputs,
 ) -> tuple[Carry, Float[Array, "b f H W 3"]]:
     """One clip: ((memory, past), inputs) -> ((memory', past'), frames)."""
-    before = None if sampler.memory == "past" else carry.memory
+    before: MotionMemory | None = carry.memory
+    if sampler.memory == "past":  # zeros are the same, and say what it is kept in
+        low = sampler.device_memory == "low"
+        before = jax.tree.map(jnp.zeros_like, before) if low else None
     clip_condition = condition(generator, portrait, carry.past, before, sampler)
-    if sampler.device_memory == "low":
-        kept = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), clip_condition.memory)
-        clip_condition = ClipCondition(clip_condition.features, kept)
     if sampler.memory == "none":
         # Empty, and stays so.
         clip_condition = ClipCondition(clip_condition.features, carry.memory)

@@ -1,8 +1,5 @@
 """The Diffusion Net: from noisy latents of a clip to the velocity that cleans them."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +11,8 @@ from memo_jax.config import DiffusionNetConfig
 from memo_jax.models import exchange
 from memo_jax.models.audio_attention import NORMS_PER_MODULE, AudioModule
 from memo_jax.models.layers import TimestepEmbedding, conv, group_norm, normed_frames, timestep_code
-from memo_jax.models.motion import LayerMemory, MotionMemory, MotionModule
+from memo_jax.models.motion import MotionMemory, MotionModule
+from memo_jax.models.pieces import Part
 from memo_jax.models.reference_net import ReferenceFeatures
 from memo_jax.models.remat import Remat, around_layer, around_module
 from memo_jax.models.resnet import Downsample, ResnetBlock, Upsample
@@ -39,19 +37,6 @@ class DeepFeatures:
     audio: Float[Array, "b f m c_audio"] | None
 
 
-@dataclass(frozen=True)
-class Part:
-    """Samples that are the `index`-th of `count` equal parts of a batch."""
-
-    index: int
-    count: int
-
-    def rows(self, leaf: Any) -> Any:
-        """The part's rows of an array of the whole batch's."""
-        size = leaf.shape[0] // self.count
-        return leaf[self.index * size : (self.index + 1) * size]
-
-
 @struct.dataclass
 class _Step:
     """What every layer of one denoising step is given."""
@@ -65,19 +50,10 @@ class _Step:
     part: Part | None = struct.field(pytree_node=False, default=None)
 
     def remembered(self, module: MotionModule, path: str, feature: str) -> MotionMemory | None:
-        """What a motion module reads, in float32."""
+        """What a motion module reads."""
         if isinstance(self.memory, ReferenceFeatures):
             return MotionMemory(module.remember(path, self.memory.past(feature), None))
-        if self.memory is None or (self.part is None and not self._rounded(self.memory)):
-            return self.memory
-        own = {n: layer for n, layer in self.memory.layers.items() if n.startswith(f"{path}.")}
-        if self.part is not None:
-            own = jax.tree.map(self.part.rows, own)
-        return MotionMemory(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), own))
-
-    @staticmethod
-    def _rounded(memory: MotionMemory) -> bool:
-        return any(leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(memory))
+        return self.memory
 
 
 class DiffusionNet(nnx.Module):
@@ -468,6 +444,6 @@ def _attended_in_part(
 
 def _moved(module: MotionModule, x: Array, path: str, feature: str, step: _Step) -> Array:
     def run(x: Array) -> Array:
-        return module(path, x, step.remembered(module, path, feature))
+        return module(path, x, step.remembered(module, path, feature), step.part)
 
     return around_module(run, step.remat)(x)

@@ -6,6 +6,8 @@ frames' features once per clip, `__call__` reads it at every denoising step (arX
 eq. 2-4; `MotionConfig` names where the release departs).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Float
 
 from memo_jax.config import MotionConfig
-from memo_jax.models import exchange
+from memo_jax.models import exchange, pieces
 from memo_jax.models.attention import attend
 from memo_jax.models.layers import (
     FeedForward,
@@ -24,6 +26,7 @@ from memo_jax.models.layers import (
     normed,
     normed_frames,
 )
+from memo_jax.models.pieces import Part
 from memo_jax.models.spatial import merge_heads, split_heads
 from memo_jax.models.types import Dtype, Rngs
 
@@ -33,7 +36,8 @@ _MIN_NORMALISER = 1e-10
 
 @struct.dataclass
 class LayerMemory:
-    """What one motion attention remembers, float32: sums over past frames, faded by their age.
+    """What one motion attention remembers: sums over past frames, faded by their age. They are
+    float32; or kept as bfloat16, and worked on in float32 (`pieces`).
 
     Rows are n = ((b * h + y) * w + x) * heads + head.
     """
@@ -188,26 +192,36 @@ class MotionModule(nnx.Module):
         past: Float[Array, "b p s c"],
         memory: MotionMemory | None,
     ) -> dict[str, LayerMemory]:
-        """The memory of this module's attentions after the past frames' features; empty where
-        attention is softmax."""
+        """The memory of this module's attentions after the past frames' features, rounded where
+        the one before is; empty where attention is softmax."""
         if self.config.attention == "softmax":
             return {}
         past = exchange.by_position(self._enter(past[:, :, None]))
-        return {
-            name: attention.remember(
-                normed(block.norms[k], past), None if memory is None else memory.layers[name]
-            )
-            for block, k, attention, name in self._attentions(path)
-        }
+        layers = {}
+        for block, k, attention, name in self._attentions(path):
+            before = None if memory is None else memory.layers[name]
+            renew = functools.partial(_remembered, attention, block.norms[k])
+            rounded = pieces.is_rounded(before)
+            layers[name] = pieces.renewed(renew, past, before) if rounded else renew(past, before)
+        return layers
 
     def __call__(
-        self, path: str, x: Float[Array, "b f h w c"], memory: MotionMemory | None
+        self,
+        path: str,
+        x: Float[Array, "b f h w c"],
+        memory: MotionMemory | None,
+        part: Part | None = None,
     ) -> Float[Array, "b f h w c"]:
+        """`part`: the memory is of a whole batch, of which `x` is this part."""
         layers = None if memory is None or self.config.attention == "softmax" else memory.layers
         h = exchange.by_position(self._enter(x))
         for block, k, attention, name in self._attentions(path):
             own = None if layers is None else layers[name]
-            h = h + attention(normed(block.norms[k], h), own)
+            attended = functools.partial(_attended, attention, block.norms[k])
+            if pieces.is_rounded(own):
+                h = h + pieces.read(attended, h, own, part)
+            else:
+                h = h + attended(h, own if part is None else jax.tree.map(part.rows, own))
             if k + 1 == len(block.attention_blocks):
                 h = h + block.ff(normed(block.ff_norm, h))
         h = exchange.by_frame(self.proj_out(h))
@@ -224,3 +238,21 @@ class MotionModule(nnx.Module):
     def _enter(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f s c"]:
         x = normed_frames(self.norm, x, per_frame=self.config.norm_per_frame)
         return rearrange(self.proj_in(x), "b f h w c -> b f (h w) c")
+
+
+def _remembered(
+    attention: MotionAttention,
+    norm: nnx.LayerNorm,
+    past: Float[Array, "b p s c"],
+    memory: LayerMemory | None,
+) -> LayerMemory:
+    return attention.remember(normed(norm, past), memory)
+
+
+def _attended(
+    attention: MotionAttention,
+    norm: nnx.LayerNorm,
+    x: Float[Array, "b f s c"],
+    memory: LayerMemory | None,
+) -> Float[Array, "b f s c"]:
+    return attention(normed(norm, x), memory)

@@ -16,7 +16,8 @@ from memo_jax.config import SamplerConfig
 from memo_jax.diffusion import rollout as sampling
 from memo_jax.diffusion.denoise import ClipCondition, denoise
 from memo_jax.diffusion.generator import Generator
-from memo_jax.models.diffusion_net import DeepFeatures, Part
+from memo_jax.models.diffusion_net import DeepFeatures
+from memo_jax.models.pieces import Part
 
 NULL, CONDITION = Part(0, 2), Part(1, 2)
 FRAMES, PAST, SIDE = 2, 3, 4
