@@ -20,6 +20,7 @@ from memo_jax.diffusion.guidance import guided
 from memo_jax.diffusion.rollout import pictures_at_once
 from memo_jax.errors import UserError
 from memo_jax.models.exchange import ONE, Split
+from memo_jax.models.pieces import PIECE_BYTES
 from memo_jax.models.unet import LevelPlan, down_levels, up_levels
 from memo_jax.weights.folder import Model
 
@@ -102,14 +103,17 @@ def predict(
         deep = list(up_levels(net))[-1].layers[0].c_in - net.block_out_channels[0]
         held += branches * frames * side**2 * deep * itemsize
     held += chunk * sampler.clip_frames * pixels * 5.0  # float32 and bytes
-    if low:  # compiled programs held the rounded memory twice, where float32 is renewed in place
-        held += sum(states)
 
     seen = branches * (1 + sampler.past_frames / split.frames)
     features = seen * itemsize * sum(layer.positions * layer.width for layer in layers)
-    # One module's memory is read in float32 at a time; all is made anew from the features.
-    read = max(states, default=0.0) * (4 / kept) / (2 if low and branches > 1 else 1)
-    making = max(states, default=0.0) * (4 / kept)
+    largest = max(states, default=0.0)
+    if low:
+        # One attention's memory may be copied, rounded; beside it there are float32 pieces of it.
+        one = largest / (net.motion.num_blocks * net.motion.attentions_per_block)
+        read = 2 * min(PIECE_BYTES, one / branches * (4 / kept))
+        making = one + read + _entered(net, layers, seen, itemsize)
+    else:  # all of a module is read and made at once
+        read = making = largest
     at_once = 1 if low else branches
     working = max(
         features + _unet(configs["reference_net"], side, 1 if low else seen, itemsize),
@@ -236,6 +240,17 @@ def _state(
     each = rows * columns + (_up(1, 32 // kept) * columns if platform == "tpu" else columns)
     attentions = motion.num_blocks * motion.attentions_per_block
     return float(attentions * branches * layer.positions * motion.num_heads * each * kept)
+
+
+def _entered(
+    net: DiffusionNetConfig, layers: list[_Layer], pictures: float, itemsize: int
+) -> float:
+    """What a motion module works on of the past frames' features: projected, and a norm of them
+    in float32."""
+    if net.motion.attention == "softmax":
+        return 0.0
+    largest = max((layer.positions * layer.width for layer in layers if layer.motion), default=0)
+    return pictures * largest * (itemsize + 4)
 
 
 def _up(n: int, tile: int) -> int:
