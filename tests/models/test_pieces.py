@@ -59,7 +59,8 @@ def test_as_whole(module, compiled, monkeypatch, positions, size):
     assert all(relative_error(y, np.asarray(whole)) <= 1e-6 for y in in_pieces)
 
 
-def test_no_layer_is_whole_in_float32(random_module):
+@pytest.mark.parametrize("branches", [1, 2])
+def test_no_layer_is_whole_in_float32(random_module, branches):
     """Compiled: layers are renewed and then read in a loop, where memories are most of all."""
     layers, side, width = 5, 16, 128
     config = MotionConfig(num_heads=1, max_frames=8)
@@ -68,8 +69,8 @@ def test_no_layer_is_whole_in_float32(random_module):
     n, d = side**2, width
     names = jax.eval_shape(lambda x: module.remember("at", x, None), jnp.zeros((1, 1, 1, width)))
     layer = LayerMemory(
-        jax.ShapeDtypeStruct((2 * n, d, d), jnp.bfloat16),
-        jax.ShapeDtypeStruct((2 * n, 1, d), jnp.bfloat16),
+        jax.ShapeDtypeStruct((branches * n, d, d), jnp.bfloat16),
+        jax.ShapeDtypeStruct((branches * n, 1, d), jnp.bfloat16),
     )
     memories = [MotionMemory(dict.fromkeys(names, layer)) for _ in range(layers)]
 
@@ -79,12 +80,12 @@ def test_no_layer_is_whole_in_float32(random_module):
 
         def step(x, _):
             for memory in new:
-                x = module("at", x, memory, Part(1, 2))
+                x = module("at", x, memory, Part(branches - 1, branches))
             return x, None
 
         return new, jax.lax.scan(step, x, None, length=3)[0]
 
-    past = jax.ShapeDtypeStruct((2, 1, n, width), jnp.float32)
+    past = jax.ShapeDtypeStruct((branches, 1, n, width), jnp.float32)
     x = jax.ShapeDtypeStruct((1, 1, side, side, width), jnp.float32)
     program = jax.jit(run, donate_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
     found = program.lower(memories, params, past, x).compile().memory_analysis()
