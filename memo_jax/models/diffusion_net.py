@@ -11,7 +11,7 @@ from memo_jax.config import DiffusionNetConfig
 from memo_jax.models import exchange
 from memo_jax.models.audio_attention import NORMS_PER_MODULE, AudioModule
 from memo_jax.models.layers import TimestepEmbedding, conv, group_norm, normed_frames, timestep_code
-from memo_jax.models.motion import MotionMemory, MotionModule
+from memo_jax.models.motion import LayerMemory, MotionMemory, MotionModule
 from memo_jax.models.pieces import Part
 from memo_jax.models.reference_net import ReferenceFeatures
 from memo_jax.models.remat import Remat, around_layer, around_module
