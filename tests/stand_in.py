@@ -53,15 +53,16 @@ def get_config(arg=""):
 
 
 def clip_of(number, frames=20, size=64):
-    """A clip of 8 x 8 latents as the model `tiny` wants them, and plain pictures; for `tiniest`, of
+    """A clip of latents as the model `tiny` wants them, and plain pictures; for `tiniest`, of
     size 16."""
+    side = size // (2 if size == 16 else 4)  # what the models' VAEs make of it
     rng = np.random.default_rng(number)
     shade = io.BytesIO()
     Image.new("RGB", (size, size), (number, 99, 99)).save(shade, "PNG")
     return Clip(
         images=(shade.getvalue(),) * frames,
-        latents_mean=rng.normal(size=(frames, 8, 8, 4)).astype(ml_dtypes.bfloat16),
-        latents_std=np.full((frames, 8, 8, 4), 0.1, ml_dtypes.bfloat16),
+        latents_mean=rng.normal(size=(frames, side, side, 4)).astype(ml_dtypes.bfloat16),
+        latents_std=np.full((frames, side, side, 4), 0.1, ml_dtypes.bfloat16),
         size=size,
         fps=25.0,
         audio=rng.normal(size=(frames, 4, 32)).astype(ml_dtypes.bfloat16),

@@ -69,7 +69,7 @@ CONFIGS = {
     ),
 }
 
-SAMPLER = SamplerConfig(image_size=64, fps=25, steps=10)
+SAMPLER = SamplerConfig(image_size=64, fps=25, steps=10, guidance=2.0)
 
 
 def make(seed: int, audio_attention: AudioAttention = "joint") -> Model:
