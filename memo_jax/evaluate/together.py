@@ -72,7 +72,7 @@ class Together:
     def __call__(
         self,
         portraits: UInt8[np.ndarray, "b s s 3"],
-        sounds: Sequence[Float[np.ndarray, " samples"]],
+        sounds: Sequence[Float[np.ndarray, " _samples"]],
         emotions: Sequence[str],
         seed: int,
     ) -> Iterator[UInt8[np.ndarray, "b f s s 3"]]:
