@@ -22,7 +22,7 @@ from memo_jax.models.layers import matrix_init
 FRAMES = 16
 SIDE = 224
 WIDTH = 400
-EPSILON = 1e-3
+EPSILON = 1e-3  # of TensorFlow's original, and of its ports that agree with it
 
 # Channels of the mixed layers: 1x1; 1x1 and 3x3x3; 1x1 and 3x3x3; 1x1 after the pool.
 MIXED = {
@@ -41,7 +41,9 @@ MIXED = {
 class Unit(nnx.Module):
     """A convolution over time and space without bias, its norm and relu; padded as TensorFlow."""
 
-    def __init__(self, c_in: int, c_out: int, size: int, *, stride: int = 1, rngs: Any):
+    def __init__(
+        self, c_in: int, c_out: int, size: int, *, stride: int = 1, epsilon: float, rngs: Any
+    ):
         self.conv3d = nnx.Conv(
             c_in,
             c_out,
@@ -54,7 +56,7 @@ class Unit(nnx.Module):
             kernel_init=matrix_init(rngs),
             rngs=rngs,
         )
-        self.batch3d = FixedNorm(c_out, epsilon=EPSILON, rngs=rngs)
+        self.batch3d = FixedNorm(c_out, epsilon=epsilon, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n t h w c"]) -> Float[Array, "n t2 h2 w2 k"]:
         return jax.nn.relu(self.batch3d(self.conv3d(x)))
@@ -63,14 +65,15 @@ class Unit(nnx.Module):
 class Mixed(nnx.Module):
     """Four branches side by side."""
 
-    def __init__(self, c: int, widths: tuple[int, ...], *, rngs: Any):
+    def __init__(self, c: int, widths: tuple[int, ...], *, epsilon: float, rngs: Any):
+        def unit(c_in: int, c_out: int, size: int) -> Unit:
+            return Unit(c_in, c_out, size, epsilon=epsilon, rngs=rngs)
+
         one, two_in, two, three_in, three, four = widths
-        self.branch_0 = Unit(c, one, 1, rngs=rngs)
-        self.branch_1 = nnx.List([Unit(c, two_in, 1, rngs=rngs), Unit(two_in, two, 3, rngs=rngs)])
-        self.branch_2 = nnx.List(
-            [Unit(c, three_in, 1, rngs=rngs), Unit(three_in, three, 3, rngs=rngs)]
-        )
-        self.branch_3 = Unit(c, four, 1, rngs=rngs)
+        self.branch_0 = unit(c, one, 1)
+        self.branch_1 = nnx.List([unit(c, two_in, 1), unit(two_in, two, 3)])
+        self.branch_2 = nnx.List([unit(c, three_in, 1), unit(three_in, three, 3)])
+        self.branch_3 = unit(c, four, 1)
 
     def __call__(self, x: Float[Array, "n t h w c"]) -> Float[Array, "n t h w k"]:
         branches = (
@@ -83,14 +86,14 @@ class Mixed(nnx.Module):
 
 
 class I3D(nnx.Module):
-    """Windows in [-1, 1] -> logits."""
+    """Windows in [-1, 1] -> logits. `epsilon` is of all norms."""
 
-    def __init__(self, *, rngs: Any):
-        self.conv3d_1a_7x7 = Unit(3, 64, 7, stride=2, rngs=rngs)
-        self.conv3d_2b_1x1 = Unit(64, 64, 1, rngs=rngs)
-        self.conv3d_2c_3x3 = Unit(64, 192, 3, rngs=rngs)
+    def __init__(self, *, epsilon: float = EPSILON, rngs: Any):
+        self.conv3d_1a_7x7 = Unit(3, 64, 7, stride=2, epsilon=epsilon, rngs=rngs)
+        self.conv3d_2b_1x1 = Unit(64, 64, 1, epsilon=epsilon, rngs=rngs)
+        self.conv3d_2c_3x3 = Unit(64, 192, 3, epsilon=epsilon, rngs=rngs)
         for name, (c, widths) in MIXED.items():
-            setattr(self, name, Mixed(c, widths, rngs=rngs))
+            setattr(self, name, Mixed(c, widths, epsilon=epsilon, rngs=rngs))
         self.logits = nnx.Linear(
             1024,
             WIDTH,

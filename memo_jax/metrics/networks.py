@@ -10,12 +10,12 @@ import numpy as np
 from flax import nnx
 
 from memo_jax.errors import UserError, one_line
-from memo_jax.metrics.i3d import I3D, I3DFeatures
+from memo_jax.metrics.i3d import EPSILON, I3D, I3DFeatures
 from memo_jax.metrics.inception import InceptionFeatures, InceptionV3, Preparation
 from memo_jax.weights import build
 from memo_jax.weights.components import assemble
 from memo_jax.weights.readers import open_tensors
-from memo_jax.weights.readers.torchscript import is_program, read_program
+from memo_jax.weights.readers.torchscript import is_program, norm_epsilons, read_program
 from memo_jax.weights.rules import ConversionError, Rule, import_tensors, norm
 
 # Names that carry nothing for features, and why.
@@ -60,12 +60,18 @@ def load_i3d(path: str | Path, *, batch: int | None = None, side: int = 224) -> 
     """FVD's network with published weights: `i3d_torchscript.pt`, or a state dict of Kinetics-400
     in either of the two spellings that are published.
 
+    The norms' epsilon is the one that the archive's program states. A state dict states none, and
+    gets the original's.
+
     Raises:
       UserError: no such file, or its tensors are not this network's.
     """
+    epsilon = _epsilon(Path(path))
     with _opened(Path(path)) as tensors:
         wanted = _without({i3d_name(name): t for name, t in tensors.items()}, I3D_DROPPED)
-        network = _network("I3D", path, wanted, lambda rngs: I3D(rngs=rngs), i3d_rules())
+        network = _network(
+            "I3D", path, wanted, lambda rngs: I3D(epsilon=epsilon, rngs=rngs), i3d_rules()
+        )
     return I3DFeatures(network, batch=batch, side=side)
 
 
@@ -124,6 +130,17 @@ def _without(tensors: Mapping[str, Any], dropped: Mapping[str, str]) -> dict[str
         for name, tensor in tensors.items()
         if not any(re.fullmatch(pattern, name) for pattern in dropped)
     }
+
+
+def _epsilon(path: Path) -> float:
+    """What I3D's norms add to their variances."""
+    stated = norm_epsilons(path) if is_program(path) else {EPSILON}
+    if len(stated) > 1:
+        raise UserError(
+            f"{path} has norms of epsilons {sorted(stated)}, expected one for all of I3D's; name "
+            "the file that was published for it"
+        )
+    return stated.pop() if stated else EPSILON
 
 
 @contextmanager

@@ -1,10 +1,11 @@
-"""The tensors of a TorchScript archive, its program neither run nor looked at.
+"""The tensors of a TorchScript archive, and what its text says of norms; its program is not run.
 
 Such an archive is a zip like `torch.save`'s whose pickle describes a tree of modules instead of a
 dictionary. The same interpreter reads it: every class in it is an inert word, and becomes a
 dictionary of its attributes.
 """
 
+import re
 import struct
 import zipfile
 import zlib
@@ -21,6 +22,10 @@ from memo_jax.weights.readers.tensors import Malformed, Unread
 
 PROGRAM = "__torch__."
 DEEPEST = 64
+# A batch norm's call in a program's text: ..., momentum, epsilon, and in traced ones a flag.
+NORM_CALL = re.compile(
+    r"\brunning_var\b[^\n]*, [-+.\de]+, (?P<epsilon>[-+.\de]+), (?:True|False)?\)"
+)
 # Lists of numbers among a module's attributes.
 LISTS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
 
@@ -99,6 +104,27 @@ def read_program(path: Path) -> dict[str, np.ndarray]:
     if not tensors:
         raise UserError(f"{path} is a TorchScript program without tensors; name another file")
     return tensors
+
+
+def norm_epsilons(path: Path) -> set[float]:
+    """The epsilons that an archive's program gives to batch norms, as its text has them; none
+    where it calls none by numbers.
+
+    Raises:
+      UserError: damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [n for n in archive.namelist() if n.split("/")[1:2] == ["code"]]
+            sizes = [archive.getinfo(n).file_size for n in names]
+            if sum(sizes) > MAX_PICKLE:
+                raise Malformed("its program is larger than any such network's")
+            text = "\n".join(archive.read(n).decode("utf-8", "replace") for n in names)
+    except (Malformed, OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} is not a whole TorchScript file ({shown(error)}); download it again"
+        ) from error
+    return {float(call["epsilon"]) for call in NORM_CALL.finditer(text)}
 
 
 def _listed(arguments: tuple[Any, ...]) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from memo_jax.errors import UserError
-from memo_jax.weights.readers.torchscript import is_program, read_program
+from memo_jax.weights.readers.torchscript import is_program, norm_epsilons, read_program
 
 
 def archive(path, pickled, members=None):
@@ -106,3 +106,24 @@ def test_archives_of_another_kind(tmp_path):
     assert not is_program(tmp_path / "plain.zip")
     with pytest.raises(UserError, match=r"no data\.pkl"):
         read_program(tmp_path / "plain.zip")
+
+
+@pytest.mark.parametrize("way", ["scripted", "traced"])
+def test_what_the_program_says_of_norms(tmp_path, way):
+    torch = pytest.importorskip("torch", reason="torch writes the programs that are read here")
+    norms = [torch.nn.BatchNorm3d(2, eps=1e-3), torch.nn.BatchNorm3d(2)]
+    for count, wanted in ((1, {1e-3}), (2, {1e-3, 1e-5})):
+        net = torch.nn.Sequential(torch.nn.Conv3d(2, 2, 1), *norms[:count]).eval()
+        if way == "scripted":
+            program = torch.jit.script(net)
+        else:
+            program = torch.jit.trace(net, torch.zeros(1, 2, 2, 2, 2))
+        program.save(str(tmp_path / "net.pt"))
+        assert norm_epsilons(tmp_path / "net.pt") == wanted
+
+
+def test_a_program_without_norms_says_nothing_of_them(tmp_path):
+    assert norm_epsilons(archive(tmp_path / "net.pt", module({}))) == set()
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "net.pt").read_bytes()[:-30])
+    with pytest.raises(UserError, match="not a whole TorchScript file"):
+        norm_epsilons(tmp_path / "cut.pt")
