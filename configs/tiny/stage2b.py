@@ -1,11 +1,15 @@
 r"""Stage 2 of `tiny`, joint: everything but the VAE, with 16, 32 or 48 past frames by batch.
 
 python -m memo_jax.train --config configs/tiny/stage2b.py --data LATENTS --model STAGE2A --run DIR
+
+Then on from there, with guidance's null branch:
+
+python -m memo_jax.train --config configs/tiny/stage2b.py:null --data LATENTS --model DIR --run NEW
 """
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("", "coupled", "fixed", "smoke")
+VARIANTS = ("", "null", "coupled", "fixed", "smoke")
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -35,6 +39,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.log_every = 50
     config.checkpoint_every = 500
     config.run = {"tensorboard": False}
+    if arg == "null":
+        config.portrait_past = 0.5
+        config.drop = {"null": 0.1}
+        config.steps = 3_000
+        config.decay_steps = 1_500
     if arg == "coupled":  # the portrait is of the same clip: the ablation of decoupling
         config.decoupled = ()
     if arg == "fixed":  # the ablation of dynamic past frames

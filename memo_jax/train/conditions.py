@@ -32,6 +32,7 @@ class Inputs:
       face: embeddings.
       audio: windows of hidden states; None where nothing is heard.
       emotion: a label for each emotion norm; None where nothing is heard.
+      use_reference: whose frames attend to the reference; None where all do.
     """
 
     latents: Float[Array, "b f h w z"]
@@ -41,16 +42,19 @@ class Inputs:
     face: Float[Array, "b e"]
     audio: Float[Array, "b f window layers d"] | None
     emotion: Int[Array, "b norms"] | None
+    use_reference: Bool[Array, " b"] | None = None
 
 
 @struct.dataclass
 class Drops:
-    """Which conditions of which samples are dropped; emotion in each norm on its own."""
+    """Which conditions of which samples are dropped; emotion in each norm on its own. `null` are
+    the samples that guidance's null branch is taught by."""
 
     reference: Bool[Array, " b"]
     audio: Bool[Array, " b"]
     past: Bool[Array, " b"]
     emotion: Bool[Array, "b norms"]
+    null: Bool[Array, " b"]
 
 
 class Keys(NamedTuple):
@@ -71,15 +75,18 @@ def sample_keys(key: PRNGKeyArray, rows: Int[Array, " b"]) -> Keys:
 
 
 def drops(keys: PRNGKeyArray, rates: DropRates, norms: int) -> Drops:
-    """The drops of the samples with these keys, each condition independent of the others."""
+    """The drops of the samples with these keys: each condition independent of the others, but for
+    samples of the null branch, which lack all that it lacks."""
 
     def one(key: PRNGKeyArray) -> Drops:
         k_reference, k_audio, k_past, k_emotion = jax.random.split(key, 4)
+        null = jax.random.bernoulli(jax.random.fold_in(key, 4), float(rates.null))
         return Drops(
-            reference=jax.random.bernoulli(k_reference, float(rates.reference)),
-            audio=jax.random.bernoulli(k_audio, float(rates.audio)),
+            reference=jax.random.bernoulli(k_reference, float(rates.reference)) | null,
+            audio=jax.random.bernoulli(k_audio, float(rates.audio)) | null,
             past=jax.random.bernoulli(k_past, float(rates.past)),
-            emotion=jax.random.bernoulli(k_emotion, float(rates.emotion), (norms,)),
+            emotion=jax.random.bernoulli(k_emotion, float(rates.emotion), (norms,)) | null,
+            null=null,
         )
 
     return jax.vmap(one)(keys)
@@ -203,9 +210,10 @@ def prepared(
         noise=normal(keys.noise, latents.shape[1:]),
         sigma=levels(keys.sigma),
         images=scaling * images,
-        face=batch["face"],
+        face=_where(dropped.null, jnp.zeros((), batch["face"].dtype), batch["face"]),
         audio=audio,
         emotion=emotion,
+        use_reference=~dropped.null if rates.null else None,
     )
 
 

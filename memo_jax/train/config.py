@@ -20,12 +20,17 @@ LORA_TARGETS = (r"diffusion_net/.*/(to_q|to_k|to_v|to_out)",)
 
 @dataclass(frozen=True)
 class DropRates(Config):
-    """Probabilities, per sample, that a condition is dropped; of emotion in each norm apart."""
+    """Probabilities, per sample, that a condition is dropped; of emotion in each norm apart.
+
+    `null` drops face, reference, audio and emotion together, just as guidance's null branch has
+    them. 0, as published: that branch then relies on what the others' drops have taught.
+    """
 
     reference: float = 0.05
     audio: float = 0.05
     emotion: float = 0.05
     past: float = 0.05
+    null: float = 0.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -148,6 +153,11 @@ class TrainConfig(Config):
         _in_range("robust_threshold", self.robust_threshold, 0, open_low=True)
         if not self.past_frames or min(self.past_frames) < 1:
             raise UserError(f"past_frames {self.past_frames}, expected numbers from 1, say (16,)")
+        if self.stage == "distill" and self.drop.null:
+            raise UserError(
+                f"drop.null is {self.drop.null}, expected 0 in stage distill, whose student has no "
+                "null branch"
+            )
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"batch_size {self.batch_size} does not divide into accumulate={self.accumulate} "

@@ -68,6 +68,7 @@ def predicted(
         None if inputs.audio is None else nets["audio_proj"](inputs.audio),
         inputs.emotion,
         features if inputs.images.shape[1] > 1 else None,
+        inputs.use_reference,
         remat=remat,
     )
     return velocity, noisy

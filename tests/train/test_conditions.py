@@ -10,6 +10,7 @@ from golden_case import relative_error
 from memo_jax.diffusion import flow
 from memo_jax.train import conditions
 from memo_jax.train.config import DropRates
+from memo_jax.train.loss import kept_loss
 
 MANY = 40_000
 NORMS = 3
@@ -89,6 +90,27 @@ def test_dropped_is_zero_null_and_grey():
         assert np.array_equal(getattr(kept, name), getattr(gone, name))
 
 
+def test_the_null_branch_lacks_what_guidance_drops_and_keeps_the_past():
+    batch = smallest.batch(3)
+    none, null = DropRates(0, 0, 0, 0), DropRates(0, 0, 0, 0, null=1)
+    kept, gone = made(batch, none), made(batch, null)
+    assert kept.use_reference is None and not np.any(gone.use_reference)
+    assert np.all(gone.face == 0) and np.any(kept.face != 0)
+    assert np.all(gone.emotion == 9) and np.all(gone.audio == 0)
+    assert np.array_equal(gone.images[:, 1:], kept.images[:, 1:])
+
+
+def test_the_null_branchs_share_leaves_the_other_draws_as_they_were(keys):
+    published = conditions.drops(keys.drop, DropRates(), NORMS)
+    more = conditions.drops(keys.drop, DropRates(null=0.1), NORMS)
+    null = np.asarray(more.null)
+    assert abs(null.mean() - 0.1) < 5 * np.sqrt(0.1 * 0.9 / MANY)
+    assert np.array_equal(table(more)[~null], table(published)[~null])
+    # The past has draws of its own.
+    assert np.array_equal(more.past, published.past)
+    assert np.all(np.delete(table(more)[null], 2, axis=1) == 1)
+
+
 def test_latents_are_samples_of_the_stored_posterior():
     batch = smallest.batch(3)
     inputs = made(batch, DropRates(0, 0, 0, 0), past=2)
@@ -134,3 +156,16 @@ def test_pictures_are_encoded_as_stored_latents_would_be(model):
         strict=True,
     )
     assert all(relative_error(got, want) <= 1e-5 for got, want in pairs)
+
+
+def test_the_null_branch_sees_nothing_of_the_portrait(model):
+    """Its loss is the same for any portrait, face, sound and emotion, and another's is not."""
+    batch, other = smallest.batch(3), smallest.batch(3, seed=1)
+    told = ("reference_mean", "reference_std", "face", "audio", "emotion")
+    strange = batch | {name: other[name] for name in told}
+    for null in (1, 0):
+        rates = DropRates(0, 0, 0, 0, null=null)
+        norms = model.modules["diffusion_net"].emotion_norms
+        inputs = [made(one, rates, norms=norms) for one in (batch, strange)]
+        ours, theirs = (kept_loss(model.modules, one, None)[1].losses for one in inputs)
+        assert np.array_equal(ours, theirs) == bool(null)

@@ -38,6 +38,7 @@ def test_what_the_stage_says_holds_unless_told():
         ({"past_frames": []}, "expected numbers from 1"),
         ({"learning_rate": float("nan")}, "expected above 0"),
         ({"drop": {"audio": 1.5}}, "drop.audio is 1.5, expected 0 to 1"),
+        ({"stage": "distill", "drop": {"null": 0.1}}, "drop.null is 0.1, expected 0 in stage dist"),
         ({"student_steps": 1}, "student_steps is 1, expected at least 2"),
         ({"teacher_substeps": 0}, "expected at least 1"),
         ({"teacher_guidance": 0.5}, "teacher_guidance is 0.5, expected at least 1"),
