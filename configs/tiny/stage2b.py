@@ -39,11 +39,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.log_every = 50
     config.checkpoint_every = 500
     config.run = {"tensorboard": False}
-    if arg == "null":
+    if arg == "null":  # of 16 past frames, as generation has, which is quicker
+        config.past_frames = (16,)
         config.portrait_past = 0.5
         config.drop = {"null": 0.1}
-        config.steps = 3_000
-        config.decay_steps = 1_500
+        config.steps = 2_600
+        config.learning_rate = 7e-4
+        config.decay_steps = 2_000
     if arg == "coupled":  # the portrait is of the same clip: the ablation of decoupling
         config.decoupled = ()
     if arg == "fixed":  # the ablation of dynamic past frames

@@ -21,6 +21,7 @@ import itertools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -209,11 +210,22 @@ class Folder:
                 for key in {key for key, *_ in plan[name]} - needed:
                     (self._parts / f"{key}.array_record").unlink(missing_ok=True)
         if not shards:
-            raise UserError(f"no clip is left to use; {self.path / REJECTS} says why, line by line")
+            raise UserError(
+                f"no clip is left to use{self._why()}; {self.path / REJECTS} says more, line by line"
+            )
         kept = [shard for shard in shards.values() if shard is not None]
         if kept:
             write_index(self.path, kept)
         self._sweep({shard.file for shard in kept})
+
+    def _why(self) -> str:
+        """How often each reason was one, and the most frequent one's own words."""
+        rejects = [reject for receipt in self.receipts().values() for reject in receipt["rejects"]]
+        if not rejects:
+            return ""
+        codes = Counter(reject["code"] for reject in rejects).most_common()
+        text = next(reject["text"] for reject in rejects if reject["code"] == codes[0][0])
+        return f" ({', '.join(f'{code} {n}' for code, n in codes)}; such as: {text})"
 
     def write_rejects(self, failed: Iterable[Rejected]) -> int:
         """Write rejects.jsonl, by video and time; returns how many lines it has."""

@@ -253,7 +253,9 @@ def squares(way: Track, fps: float, area: Crop, config: HeadConfig) -> list[Crop
     ]
     if cut[0].width < config.least_pixels:
         raise Reject(
-            "small", f"the head's square has {cut[0].width} pixels, expected {config.least_pixels}"
+            "small",
+            f"the head's square has {cut[0].width} pixels, expected {config.least_pixels} "
+            "(--head-pixels)",
         )
     moved = [Crop(c.x + area.x, c.y + area.y, c.width, c.height) for c in cut]
     return moved if moves else moved * len(way.boxes)
