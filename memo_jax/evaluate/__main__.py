@@ -19,6 +19,7 @@ from memo_jax.evaluate.report import page, plot
 from memo_jax.evaluate.shown import PuppetEmotions
 from memo_jax.evaluate.studies import MAIN, OTHER_TRAININGS, STUDIES, Study
 from memo_jax.evaluate.suite import Job, Suite, Trained, frames_of
+from memo_jax.metrics import plotting
 from memo_jax.metrics.compare import add_options, compare, emotion_judge, from_options
 from memo_jax.metrics.report import write_report
 from memo_jax.metrics.table import to_markdown
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     folders = args.real, args.generated
     if (args.suite is None) == (folders == (None, None)) or (any(folders) and not all(folders)):
         raise UserError("give either --suite puppets, or both --real DIR and --generated DIR")
+    plotting.pyplot()
     if args.suite is None:
         _compare(args)
         return

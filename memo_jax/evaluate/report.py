@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from memo_jax.errors import UserError
 from memo_jax.evaluate.figures import Figures, summary
 from memo_jax.evaluate.studies import MAIN, OTHER_TRAININGS, Study, Variant
+from memo_jax.metrics import plotting
 
 HEADS = {
     "lips": "lips",
@@ -55,15 +55,7 @@ def plot(path: Path, study: Study, found: Found) -> None:
     Raises:
       UserError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError(
-            "plots need matplotlib, which is not installed; pip install 'memo_jax[evaluate]'"
-        ) from error
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
+    pyplot = plotting.pyplot()
     if study.per_second:
         figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
         for name, seeds in found.items():

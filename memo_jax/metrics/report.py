@@ -17,6 +17,7 @@ from memo_jax.errors import UserError
 from memo_jax.io.image import resize
 from memo_jax.io.paths import fail
 from memo_jax.judges.syncnet import REACH
+from memo_jax.metrics import plotting
 from memo_jax.metrics.quality import NAMES
 from memo_jax.metrics.table import ARROWS, Example, Table, shown, to_json, to_markdown
 from memo_jax.metrics.videos import LONGEST, BrokenVideo
@@ -96,15 +97,7 @@ def page(table: Table) -> str:
 
 def plots(table: Table) -> dict[str, bytes]:
     """Title -> PNG of curves over time, distances by count, and offsets; what there is."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError(
-            "plots need matplotlib, which is not installed; pip install 'memo_jax[evaluate]'"
-        ) from error
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
+    pyplot = plotting.pyplot()
     found: dict[str, bytes] = {}
 
     def grid(title: str, names: Sequence[str]) -> None:

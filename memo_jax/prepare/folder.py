@@ -210,9 +210,8 @@ class Folder:
                 for key in {key for key, *_ in plan[name]} - needed:
                     (self._parts / f"{key}.array_record").unlink(missing_ok=True)
         if not shards:
-            raise UserError(
-                f"no clip is left to use{self._why()}; {self.path / REJECTS} says more, line by line"
-            )
+            more = f"{self.path / REJECTS} says more, line by line"
+            raise UserError(f"no clip is left to use{self._why()}; {more}")
         kept = [shard for shard in shards.values() if shard is not None]
         if kept:
             write_index(self.path, kept)

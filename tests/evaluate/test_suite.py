@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -144,6 +145,18 @@ def test_mistakes_are_told_in_a_line(tmp_path, arguments, told):
     with pytest.raises(UserError, match=told) as error:
         command.main(["--suite", "puppets", "--output", str(tmp_path / "o"), *arguments])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "asked", [["--suite", "puppets"], ["--real", "none", "--generated", "none"]], ids=" ".join
+)
+def test_plots_that_cannot_be_drawn_are_told_before_anything_is_measured(
+    tmp_path, monkeypatch, asked
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"pip install 'memo_jax\[evaluate\]'"):
+        command.main([*asked, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_folders_of_videos(tmp_path, capsys):

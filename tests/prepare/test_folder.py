@@ -133,7 +133,9 @@ def test_a_video_that_has_changed_is_told(tmp_path):
 
 
 def test_no_clip_at_all_is_said(tmp_path):
-    with pytest.raises(UserError, match=r"no clip is left to use \(.* 1; such as: .*rejects.jsonl says more"):
+    with pytest.raises(
+        UserError, match=r"no clip is left to use \(.* 1; such as: .*rejects.jsonl says more"
+    ):
         work(tmp_path / "set", {"b.mp4": 0})
     assert (tmp_path / "set/rejects.jsonl").read_text().count("\n") == 1
 
