@@ -1,8 +1,8 @@
 """Puts a trained `tiny` into the package: the bundled preset.
 
-    python tools/bundle_tiny.py RUN memo_jax/assets/models/tiny
+    python tools/bundle_tiny.py RUN memo_jax/assets/models/tiny --guidance 2
 
-RUN is the run of configs/tiny/stage2b.py. Kernels are stored in bfloat16, all else as it is.
+RUN is the last run of configs/tiny/stage2b.py. Kernels are stored in bfloat16, all else as it is.
 """
 
 import argparse
@@ -25,7 +25,7 @@ NOTES = (
 )
 
 
-def bundled(model: Model) -> Model:
+def bundled(model: Model, guidance: float) -> Model:
     """The model as it is stored, and as it tells of itself."""
     modules = {}
     for name, module in model.modules.items():
@@ -38,7 +38,8 @@ def bundled(model: Model) -> Model:
     parts = {
         name: dataclasses.replace(part, origin=ORIGIN) for name, part in model.spec.parts.items()
     }
-    spec = dataclasses.replace(model.spec, name="tiny", parts=parts, notes=NOTES)
+    sampler = dataclasses.replace(model.spec.sampler, guidance=guidance)
+    spec = dataclasses.replace(model.spec, name="tiny", sampler=sampler, parts=parts, notes=NOTES)
     return Model(spec, modules)
 
 
@@ -47,11 +48,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="a run, or a model folder")
     parser.add_argument("folder", type=Path, help="where to write; must not exist")
+    parser.add_argument("--guidance", type=float, required=True, help="that it is to sample with")
     args = parser.parse_args()
     path, source = Path(args.run), args.run
     if is_run(path):
         source = str(run_model(path, lambda line: print(line, file=sys.stderr)))
-    write_model(args.folder, bundled(load_model(source, jnp.float32)))
+    write_model(args.folder, bundled(load_model(source, jnp.float32), args.guidance))
     size = sum(file.stat().st_size for file in args.folder.rglob("*") if file.is_file())
     print(f"{args.folder}: {size / 1e6:.1f} MB")
 

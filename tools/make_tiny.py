@@ -69,7 +69,7 @@ CONFIGS = {
     ),
 }
 
-# Guidance costs a net of this size lips, emotion and identity (docs/tiny.md).
+# Without guidance, whose null branch the last stage alone teaches (docs/tiny.md).
 SAMPLER = SamplerConfig(image_size=64, fps=25, steps=10, guidance=1.0)
 
 
