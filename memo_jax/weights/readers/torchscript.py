@@ -120,7 +120,10 @@ def norm_epsilons(path: Path) -> set[float]:
             if sum(sizes) > MAX_PICKLE:
                 raise Malformed("its program is larger than any such network's")
             text = "\n".join(archive.read(n).decode("utf-8", "replace") for n in names)
-    except (Malformed, OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except (
+        *(Malformed, OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile),
+        *(NotImplementedError, RuntimeError),  # another compression; encrypted
+    ) as error:
         raise UserError(
             f"{path} is not a whole TorchScript file ({shown(error)}); download it again"
         ) from error
