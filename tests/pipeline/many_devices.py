@@ -124,7 +124,8 @@ def main(file, rows, meshes):
         )
     # A stop after the first clip; each goes on where another began.
     plain = [mesh for mesh in meshes if ":" not in mesh]
-    for asked, on in zip([None, *plain], [*plain, None], strict=True):
+    goes_on = zip([None, *plain], [*plain, None], strict=True) if plain else ()
+    for asked, on in goes_on:
         first = pipe(asked, "").start(scene, dataclasses.replace(hearing, frames=4), seed=3)
         first.hearing = dataclasses.replace(hearing, emotions=hearing.emotions[:1])
         begun = list(first)
