@@ -169,6 +169,7 @@ def prepared(
     *,
     scaling: float,
     rates: DropRates,
+    past_noise: float = 0.0,
     grey: Moments | None,
     norms: int,
     null_emotion: int,
@@ -182,6 +183,7 @@ def prepared(
       found: what `moments` gives.
       scaling: the VAE's scaling factor.
       rates: of the drops.
+      past_noise: as in `TrainConfig`.
       grey: the posterior of a picture in mid-grey, which stands for dropped past frames; None
         where there are no past frames.
       norms: how many emotion norms there are; none where nothing is heard.
@@ -200,6 +202,9 @@ def prepared(
         ],
         axis=1,
     )
+    images = scaling * images
+    if past_noise:
+        images = jnp.concatenate([images[:, :1], _unclean(keys.past, images[:, 1:], past_noise)], 1)
     latents = scaling * sampled(keys.latents, target)
     audio = emotion = None
     if norms:
@@ -209,12 +214,21 @@ def prepared(
         latents=latents,
         noise=normal(keys.noise, latents.shape[1:]),
         sigma=levels(keys.sigma),
-        images=scaling * images,
+        images=images,
         face=_where(dropped.null, jnp.zeros((), batch["face"].dtype), batch["face"]),
         audio=audio,
         emotion=emotion,
         use_reference=~dropped.null if rates.null else None,
     )
+
+
+def _unclean(
+    keys: PRNGKeyArray, past: Float[Array, "b n h w z"], most: float
+) -> Float[Array, "b n h w z"]:
+    """Past frames with noise, as much in all of a sample, at most `most` times normal noise."""
+    strength, noise = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in (1, 2))
+    much = most * jax.vmap(jax.random.uniform)(strength)
+    return past + much[:, None, None, None, None] * normal(noise, past.shape[1:])
 
 
 def _where(which: Bool[Array, " b"], then: Array, otherwise: Float[Array, "b ..."]) -> Array:

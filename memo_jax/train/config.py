@@ -14,6 +14,8 @@ from memo_jax.errors import UserError
 from memo_jax.models.remat import Remat
 from memo_jax.train.stages import STAGES, Stage
 
+Loss = Literal["data", "velocity"]
+
 # The attention projections that low-rank training adapts, unless told otherwise.
 LORA_TARGETS = (r"diffusion_net/.*/(to_q|to_k|to_v|to_out)",)
 
@@ -50,6 +52,9 @@ class TrainConfig(Config):
         come, `encode_frames` frames of every sample at a time.
       decoupled, same_clip_fallback, still_past, portrait_past, audio_edge: as in
         `data.windows.WindowConfig`.
+      past_noise: the most that noise is added to the latents of a sample's past frames with, in
+        standard deviations; how much is drawn evenly from 0 to it. Generated frames, which follow
+        each other in generation, are not as clean as recorded ones. 0 as published.
       image_size: pixels of the square; None is the model's.
       frames: of a sample; stage 1 takes one.
       past_frames: the numbers of past frames that batches draw from.
@@ -60,6 +65,8 @@ class TrainConfig(Config):
         is constant then, as the paper has it, and falls linearly to 0 over the last `decay_steps`.
       optimizer: "adamw", or "adafactor", whose state is a small part of that.
       grad_clip: of the gradients' global norm; ema_decay: None keeps no average of the weights.
+      loss: the mean squared error in z_0, "data", as published; or in the "velocity", which is the
+        same by sigma**2, so that low noise levels, where details are made, count as others do.
       robust_threshold: samples whose loss exceeds it are left out of the mean; None keeps all.
       kl_weight, edge_weight: of the VAE's loss (see `train.vae`).
       student_steps, teacher_substeps, teacher_guidance: of stage "distill" (see
@@ -84,6 +91,7 @@ class TrainConfig(Config):
     same_clip_fallback: bool = False
     still_past: float = 0.05
     portrait_past: float = 0.0
+    past_noise: float = 0.0
     audio_edge: float = 0.05
     image_size: int | None = None
     frames: int = 16
@@ -102,6 +110,7 @@ class TrainConfig(Config):
     weight_decay: float = 0.01
     grad_clip: float = 1.0
     ema_decay: float | None = None
+    loss: Loss = "data"
     robust_threshold: float | None = 0.1
     drop: DropRates = dataclasses.field(default_factory=DropRates)
     kl_weight: float = 1e-4
@@ -140,7 +149,7 @@ class TrainConfig(Config):
             _in_range(name, getattr(self, name), 1)
         for name in ("warmup_steps", "decay_steps", "weight_decay", "lora_rank", "data_axis"):
             _in_range(name, getattr(self, name), 0)
-        for name in ("seed", "kl_weight", "edge_weight"):
+        for name in ("seed", "kl_weight", "edge_weight", "past_noise"):
             _in_range(name, getattr(self, name), 0)
         for name in ("teacher_substeps", "teacher_guidance"):
             _in_range(name, getattr(self, name), 1)

@@ -12,6 +12,7 @@ from memo_jax.diffusion import flow
 from memo_jax.models.reference_net import ReferenceFeatures
 from memo_jax.models.remat import Remat
 from memo_jax.train.conditions import Inputs
+from memo_jax.train.config import Loss
 
 # Networks by component name.
 Nets = Mapping[str, Any]
@@ -22,7 +23,7 @@ class Told:
     """What samples say beside the sum of their losses.
 
     Attributes:
-      losses: each sample's, kept or not.
+      losses: each sample's in z_0, kept or not.
       kept: which do not exceed the threshold.
       velocity: what the Diffusion Net gave.
     """
@@ -37,10 +38,12 @@ def kept_loss(
     inputs: Inputs,
     threshold: float | Float[Array, ""] | None,
     *,
+    loss: Loss = "data",
     reference_learns: bool = True,
     remat: Remat = "none",
 ) -> tuple[Float[Array, ""], Told]:
-    """The sum over samples whose loss does not exceed `threshold` (None keeps all).
+    """The sum over samples whose loss in z_0 does not exceed `threshold` (None keeps all): of that
+    loss, or of the one in the velocity.
 
     A sum, so that parts of a batch add up: the mean is over all kept samples of all parts.
     `reference_learns` says that the Reference Net or the face tokens it sees have gradients;
@@ -50,7 +53,10 @@ def kept_loss(
     data = flow.data_from_velocity(noisy, velocity, inputs.sigma)
     losses = flow.sample_losses(data, inputs.latents)
     _, kept = flow.robust_mean(losses, threshold)
-    return jnp.sum(jnp.where(kept, losses, 0.0)), Told(losses, kept, velocity)
+    learnt = losses
+    if loss == "velocity":  # not losses / sigma**2, whose rounding grows as sigma falls
+        learnt = flow.sample_losses(velocity, inputs.noise - inputs.latents)
+    return jnp.sum(jnp.where(kept, learnt, 0.0)), Told(losses, kept, velocity)
 
 
 def predicted(

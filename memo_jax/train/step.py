@@ -410,6 +410,7 @@ class Trainer:
                 self.nets(trained, frozen),
                 inputs,
                 self.config.robust_threshold,
+                loss=self.config.loss,
                 reference_learns=self._reference_learns,
                 remat=self.config.remat,
             )
@@ -435,6 +436,7 @@ class Trainer:
             jax.lax.stop_gradient(found),
             scaling=self._parts["vae"].scaling_factor,
             rates=config.drop,
+            past_noise=config.past_noise,
             grey=grey,
             norms=_norms(net),
             null_emotion=net.config.null_emotion,
