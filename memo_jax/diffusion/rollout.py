@@ -44,7 +44,7 @@ class Carry:
     """What one clip leaves to the next: save it, and a rollout goes on as if never stopped.
 
     `past` are the frames the next clip remembers, in [0, 1], or with the sampler's `latent_carry`
-    their latents; `clip` counts clips since the start. The memory is bfloat16 where the sampler's
+    their latents; `clip` counts clips since the start. The memory is rounded where the sampler's
     `device_memory` is "low".
     """
 
@@ -94,9 +94,15 @@ def first_carry(
     # The same for both kinds of past: the portrait's latents are those of this picture.
     first = portrait.latents if sampler.latent_carry else image / 2 + 0.5
     past = repeat(first, "b h w c -> b p h w c", p=sampler.first_past_frames)
-    shapes = jax.eval_shape(lambda: condition(generator, portrait, past, None, sampler).memory)
-    dtype = _memory_dtype(sampler)
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), shapes)
+
+    def made() -> MotionMemory:
+        memory = condition(generator, portrait, past, None, sampler).memory
+        if sampler.device_memory == "low":
+            return memory.rounded(generator.diffusion_net.config.motion.num_heads)
+        return memory
+
+    shapes = jax.eval_shape(made)
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return Carry(memory=empty, past=past, clip=jnp.zeros((), jnp.int32))
 
 
@@ -200,11 +206,6 @@ def rollout(
         return carry, jnp.concatenate(firsts)
     carry, rest = jax.lax.scan(step, carry, inputs)
     return carry, jnp.concatenate([*firsts, rest]) if firsts else rest
-
-
-def _memory_dtype(sampler: SamplerConfig) -> jnp.dtype:
-    """What the memory is kept in from clip to clip."""
-    return jnp.dtype(jnp.bfloat16 if sampler.device_memory == "low" else jnp.float32)
 
 
 def _features_one_by_one(

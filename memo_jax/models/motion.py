@@ -36,8 +36,7 @@ _MIN_NORMALISER = 1e-10
 
 @struct.dataclass
 class LayerMemory:
-    """What one motion attention remembers: sums over past frames, faded by their age. They are
-    float32; or kept as bfloat16, and worked on in float32 (`pieces`).
+    """What one motion attention remembers: sums over past frames, faded by their age; float32.
 
     Rows are n = ((b * h + y) * w + x) * heads + head.
     """
@@ -45,13 +44,47 @@ class LayerMemory:
     kv: Float[Array, "n d d"]
     z: Float[Array, "n 1 d"]
 
+    def rounded(self, heads: int) -> "RoundedMemory":
+        """As it is kept where room is short."""
+        rows = rearrange(self.kv, "(n heads) d e -> n (heads d e)", heads=heads)
+        sums = rearrange(self.z, "(n heads) 1 d -> n (heads d)", heads=heads)
+        return RoundedMemory(rows.astype(jnp.bfloat16), sums.astype(jnp.bfloat16))
+
+
+@struct.dataclass
+class RoundedMemory:
+    """A layer's memory in bfloat16, worked on in float32 (`pieces`).
+
+    A row, n = (b * h + y) * w + x, has what all heads remember at a position: a TPU fills up the
+    last two axes of its arrays to tiles, which would make three of a head's 40 x 40.
+    """
+
+    kv: Float[Array, "n hdd"]
+    z: Float[Array, "n hd"]
+
+    def exact(self, heads: int) -> LayerMemory:
+        """The same numbers, worked on."""
+        z = rearrange(self.z, "n (heads d) -> (n heads) 1 d", heads=heads)
+        d = z.shape[-1]
+        kv = rearrange(self.kv, "n (heads d e) -> (n heads) d e", heads=heads, d=d)
+        return LayerMemory(kv.astype(jnp.float32), z.astype(jnp.float32))
+
 
 @struct.dataclass
 class MotionMemory:
     """The memory of all motion attentions, by manifest path. Zeros and None are the same past:
     none. Softmax attention keeps no memory and has no entry."""
 
-    layers: dict[str, LayerMemory]
+    layers: dict[str, LayerMemory | RoundedMemory]
+
+    def rounded(self, heads: int) -> "MotionMemory":
+        """All layers as they are kept where room is short."""
+        return MotionMemory(
+            {
+                name: layer.rounded(heads) if isinstance(layer, LayerMemory) else layer
+                for name, layer in self.layers.items()
+            }
+        )
 
 
 class MotionAttention(nnx.Module):
@@ -191,18 +224,20 @@ class MotionModule(nnx.Module):
         path: str,
         past: Float[Array, "b p s c"],
         memory: MotionMemory | None,
-    ) -> dict[str, LayerMemory]:
+    ) -> dict[str, LayerMemory | RoundedMemory]:
         """The memory of this module's attentions after the past frames' features, rounded where
         the one before is; empty where attention is softmax."""
         if self.config.attention == "softmax":
             return {}
         past = exchange.by_position(self._enter(past[:, :, None]))
-        layers = {}
+        layers: dict[str, LayerMemory | RoundedMemory] = {}
         for block, k, attention, name in self._attentions(path):
             before = None if memory is None else memory.layers[name]
             renew = functools.partial(_remembered, attention, block.norms[k])
-            rounded = pieces.is_rounded(before)
-            layers[name] = pieces.renewed(renew, past, before) if rounded else renew(past, before)
+            if isinstance(before, RoundedMemory):
+                layers[name] = pieces.renewed(renew, past, before)
+            else:
+                layers[name] = renew(past, before)
         return layers
 
     def __call__(
@@ -218,7 +253,7 @@ class MotionModule(nnx.Module):
         for block, k, attention, name in self._attentions(path):
             own = None if layers is None else layers[name]
             attended = functools.partial(_attended, attention, block.norms[k])
-            if pieces.is_rounded(own):
+            if isinstance(own, RoundedMemory):
                 h = h + pieces.read(attended, h, own, part)
             else:
                 h = h + attended(h, own if part is None else jax.tree.map(part.rows, own))
@@ -244,15 +279,20 @@ def _remembered(
     attention: MotionAttention,
     norm: nnx.LayerNorm,
     past: Float[Array, "b p s c"],
-    memory: LayerMemory | None,
-) -> LayerMemory:
-    return attention.remember(normed(norm, past), memory)
+    memory: LayerMemory | RoundedMemory | None,
+) -> LayerMemory | RoundedMemory:
+    heads, past = attention.config.num_heads, normed(norm, past)
+    if isinstance(memory, RoundedMemory):
+        return attention.remember(past, memory.exact(heads)).rounded(heads)
+    return attention.remember(past, memory)
 
 
 def _attended(
     attention: MotionAttention,
     norm: nnx.LayerNorm,
     x: Float[Array, "b f s c"],
-    memory: LayerMemory | None,
+    memory: LayerMemory | RoundedMemory | None,
 ) -> Float[Array, "b f s c"]:
+    if isinstance(memory, RoundedMemory):
+        memory = memory.exact(attention.config.num_heads)
     return attention(normed(norm, x), memory)

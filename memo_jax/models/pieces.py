@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
-# A memory is a pytree of arrays [n, ...]; rows are n = ((sample * positions + position) * heads +
-# head), as in `LayerMemory`.
+# A memory is a pytree of arrays [n, ...] whose rows are as `RoundedMemory`'s: sample by sample,
+# position by position.
 Memory = Any
 
 # Of a piece in float32. Large enough that a loop's rounds cost nothing beside the work in them.
@@ -35,19 +35,15 @@ class Part:
         return leaf[self.index * size : (self.index + 1) * size]
 
 
-def is_rounded(memory: Memory) -> bool:
-    """Whether any of it is not float32."""
-    return any(leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(memory))
-
-
 def renewed(
     renew: Callable[[Float[Array, "1 p s2 c"], Memory], Memory],
     past: Float[Array, "b p s c"],
     memory: Memory,
 ) -> Memory:
-    """`renew(past, memory)`, which acts position by position, rounded as `memory` is.
+    """`renew(past, memory)`, which acts position by position.
 
-    `renew` is given some positions of one sample, and their memory in float32.
+    `renew` is given some positions of one sample, and their memory; what it makes of that in
+    float32 exists for those alone.
     """
     size, rounds = _sizes(past, memory, len(past))
 
@@ -55,9 +51,7 @@ def renewed(
         rows = _rows(kept, i, rounds)
         new = renew(_positions(past, i, size), rows)
         return jax.tree.map(
-            lambda leaf, own: jax.lax.dynamic_update_slice_in_dim(
-                leaf, own.astype(leaf.dtype), i * len(own), axis=0
-            ),
+            lambda leaf, own: jax.lax.dynamic_update_slice_in_dim(leaf, own, i * len(own), axis=0),
             kept,
             new,
         )
@@ -74,7 +68,7 @@ def read(
     """`reader(x, memory)`, which acts position by position; or where the memory is of a whole
     batch, `reader(x, part.rows(memory))`.
 
-    `reader` is given some positions of one sample, and their memory in float32.
+    `reader` is given some positions of one sample, and their memory.
     """
     part = Part(0, 1) if part is None else part
     samples = part.count * len(x)
@@ -111,11 +105,10 @@ def _positions(
 
 
 def _rows(memory: Memory, i: Int[Array, ""], pieces: int) -> Memory:
-    """The memory of piece i, in float32."""
+    """The memory of piece i."""
 
     def own(leaf: Array) -> Array:
         size = leaf.shape[0] // pieces
-        piece = jax.lax.dynamic_slice_in_dim(leaf, i * size, size, axis=0)
-        return piece.astype(jnp.float32)
+        return jax.lax.dynamic_slice_in_dim(leaf, i * size, size, axis=0)
 
     return jax.tree.map(own, memory)

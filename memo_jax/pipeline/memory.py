@@ -110,7 +110,8 @@ def predict(
     if low:
         # One attention's memory may be copied, rounded; beside it there are float32 pieces of it.
         one = largest / (net.motion.num_blocks * net.motion.attentions_per_block)
-        read = 2 * min(PIECE_BYTES, one / branches * (4 / kept))
+        fill = max((_filled(net, layer, platform) for layer in layers if layer.motion), default=1)
+        read = 2 * fill * min(PIECE_BYTES, one / branches * (4 / kept))
         making = one + read + _entered(net, layers, seen, itemsize)
     else:  # all of a module is read and made at once
         read = making = largest
@@ -236,10 +237,20 @@ def _state(
     if motion.attention == "softmax":
         return 0.0
     d = layer.width // motion.num_heads // motion.dim_div
-    rows, columns = (_up(d, 32 // kept), _up(d, 128)) if platform == "tpu" else (d, d)
-    each = rows * columns + (_up(1, 32 // kept) * columns if platform == "tpu" else columns)
+    heads = motion.num_heads
+    each: float = heads * (d * d + d)
+    if kept == 2 and platform == "tpu":  # `RoundedMemory`
+        each = _up(heads * d * d, 128) + _up(heads * d, 128)
+    elif kept == 4:  # `LayerMemory`
+        each *= _filled(net, layer, platform)
     attentions = motion.num_blocks * motion.attentions_per_block
-    return float(attentions * branches * layer.positions * motion.num_heads * each * kept)
+    return float(attentions * branches * layer.positions * each * kept)
+
+
+def _filled(net: DiffusionNetConfig, layer: _Layer, platform: str) -> float:
+    """How many times its numbers a `LayerMemory` takes, the last two axes being filled up."""
+    d = layer.width // net.motion.num_heads // net.motion.dim_div
+    return (_up(d, 8) + 8) * _up(d, 128) / (d * d + d) if platform == "tpu" else 1.0
 
 
 def _entered(

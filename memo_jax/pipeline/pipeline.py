@@ -263,7 +263,10 @@ class Pipeline:
         portrait, first = self._start(self._params, *given)
         if carry is not None:
             if _shapes(carry.memory) != _shapes(self._programs.shapes(first).memory):
-                raise UserError("carry is not one of this model: its memory has other shapes")
+                raise UserError(
+                    "carry's memory has other shapes: it is of another model, or of a run with "
+                    "another device_memory; give what it was made with"
+                )
             if carry.past.shape[2:] != first.past.shape[2:]:
                 raise UserError(
                     f"carry has past frames of {carry.past.shape[2:]}, expected "

@@ -148,14 +148,14 @@ class Programs:
 
 
 def _by_branch(carry: Carry, branches: int) -> Carry:
-    """The memory's rows as [branch, position and head], so that both can be cut."""
+    """The memory's rows as [branch, position], so that both can be cut."""
     rows = jax.tree.map(
-        lambda leaf: rearrange(leaf, "(b n) d e -> b n d e", b=branches), carry.memory
+        lambda leaf: rearrange(leaf, "(b n) ... -> b n ...", b=branches), carry.memory
     )
     return dataclasses.replace(carry, memory=rows)
 
 
 def _flat(carry: Carry) -> Carry:
     """The inverse."""
-    rows = jax.tree.map(lambda leaf: rearrange(leaf, "b n d e -> (b n) d e"), carry.memory)
+    rows = jax.tree.map(lambda leaf: rearrange(leaf, "b n ... -> (b n) ..."), carry.memory)
     return dataclasses.replace(carry, memory=rows)

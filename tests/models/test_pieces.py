@@ -9,7 +9,7 @@ from golden_case import relative_error
 
 from memo_jax.config import MotionConfig
 from memo_jax.models import pieces
-from memo_jax.models.motion import LayerMemory, MotionMemory, MotionModule
+from memo_jax.models.motion import MotionMemory, MotionModule, RoundedMemory
 from memo_jax.models.pieces import Part
 
 HEADS, WIDTH, PAST = 2, 32, 3
@@ -40,18 +40,20 @@ def test_as_whole(module, compiled, monkeypatch, positions, size):
 
     def run(module, first, past, x):
         made = MotionMemory(module.remember("at", first, None))
-        rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), made)
-        exact = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), rounded)
+        rounded = made.rounded(HEADS)
+        exact = MotionMemory({name: m.exact(HEADS) for name, m in rounded.layers.items()})
         remembered = [module.remember("at", past, memory) for memory in (exact, rounded)]
         apart = [module("at", x[i : i + 1], rounded, Part(i, 2)) for i in (0, 1)]
         seen = [module("at", x, memory) for memory in (exact, None, rounded)]
         return remembered, [*seen, jnp.concatenate(apart)]
 
     monkeypatch.setattr(pieces, "PIECE_BYTES", size)
-    (wanted, got), (whole, without, *in_pieces) = compiled(module, run)(first, past, x)
-    assert got.keys() == wanted.keys() and len(got) == 2
+    (memory, kept), (whole, without, *in_pieces) = compiled(module, run)(first, past, x)
+    assert kept.keys() == memory.keys() and len(kept) == 2
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(kept))
+    got, wanted = {name: m.exact(HEADS) for name, m in kept.items()}, memory
     for leaf, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        assert leaf.dtype == jnp.bfloat16 and leaf.shape == other.shape
+        assert leaf.shape == other.shape
         # Half a last place of bfloat16, of each number; float32's rounding, of the largest.
         error = np.abs(leaf.astype(np.float32) - other)
         assert (error <= np.abs(other) * 2**-8 + np.abs(other).max() * 1e-6).all()
@@ -68,9 +70,9 @@ def test_no_layer_is_whole_in_float32(random_module, branches):
     graph, params = nnx.split(module)
     n, d = side**2, width
     names = jax.eval_shape(lambda x: module.remember("at", x, None), jnp.zeros((1, 1, 1, width)))
-    layer = LayerMemory(
-        jax.ShapeDtypeStruct((branches * n, d, d), jnp.bfloat16),
-        jax.ShapeDtypeStruct((branches * n, 1, d), jnp.bfloat16),
+    layer = RoundedMemory(
+        jax.ShapeDtypeStruct((branches * n, d * d), jnp.bfloat16),
+        jax.ShapeDtypeStruct((branches * n, d), jnp.bfloat16),
     )
     memories = [MotionMemory(dict.fromkeys(names, layer)) for _ in range(layers)]
 

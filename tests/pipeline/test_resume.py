@@ -10,6 +10,7 @@ import pytest
 from small_model import SAMPLER
 
 from memo_jax.errors import UserError
+from memo_jax.models.motion import MotionMemory
 from memo_jax.pipeline import Pipeline
 from memo_jax.pipeline.resume import Partial
 
@@ -123,6 +124,8 @@ def test_latents_and_bfloat16_are_carried(pipe, model, scene, hearing, tmp_path)
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(carry.memory))
     with pytest.raises(UserError, match="memory has other shapes"):
         pipe.start(scene, hearing, carry=carry)
-    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), carry.memory)
+    layers = carry.memory.layers
+    heads = model.spec.parts["diffusion_net"].config.motion.num_heads
+    wide = MotionMemory({name: layer.exact(heads) for name, layer in layers.items()})
     with pytest.raises(UserError, match="give the latent_carry that it was made with"):
         pipe.start(scene, hearing, carry=carry.replace(memory=wide))
