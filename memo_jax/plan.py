@@ -22,6 +22,7 @@ from memo_jax.aot.chips import chip_of
 from memo_jax.aot.report import Report
 from memo_jax.aot.worker import ENVIRONMENT, check_compiler
 from memo_jax.command import Parser, read_config, run
+from memo_jax.diffusion.presets import EXACT, PRESETS
 from memo_jax.errors import UserError, one_line
 from memo_jax.models.exchange import split_of
 from memo_jax.models.remat import Remat
@@ -51,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
         "--mesh",
         metavar="guidance=2,frames=4",
         help="on the first of the topology's that make every clip together (--generate)",
+    )
+    p.add_argument(
+        "--memory", choices=["normal", "low"], default="normal", help="as memo_jax.sample has it"
+    )
+    p.add_argument(
+        "--preset", choices=list(PRESETS), default=EXACT, help="of the sampler (--generate)"
     )
     p.add_argument(
         "--model",
@@ -161,6 +168,8 @@ def _checked(args: argparse.Namespace) -> dict[str, Any] | None:
     split_of(args.mesh)
     if args.mesh and (args.search or not args.generate):
         raise UserError("--mesh is of one video, planned by --generate without --search")
+    if not args.generate and (args.memory != "normal" or args.preset != EXACT):
+        raise UserError("--memory and --preset are of --generate; training has --remat")
     if args.generate:
         if args.config:
             raise UserError("--generate plans the sampler, --config training; give one of them")
@@ -195,12 +204,16 @@ def _asked(args: argparse.Namespace, config: dict[str, Any] | None, how: str) ->
         "config": config,
         "chunk": args.chunk,
         "mesh": args.mesh,
+        "memory": args.memory,
+        "preset": args.preset,
         "past_frames": 0,
         "effort": args.effort,
         "how": how,
         "kept": str(cache_folder() / "plans"),
-        "settings": {"mesh": args.mesh} if args.mesh else {},
+        "settings": {"mesh": args.mesh, "memory": args.memory, "preset": args.preset},
     }
+    if args.mesh is None:
+        del request["settings"]["mesh"]
     if config is not None:
         past = max(TrainConfig.from_dict(config).past_choices)
         request["past_frames"] = past

@@ -100,6 +100,8 @@ def arguments(config, *more):
         (["--topology", "v5e:2x2", "--generate", "--effort", "3"], "expected -1 to 1"),
         (["--topology", "v5e:2x2", "--generate", "--json", "no/where.json"], "does not exist"),
         (["--topology", "v5e:2x2", "--config", "no.py"], "does not exist"),
+        (["--topology", "v5e:2x2", "--config", "c.py", "--memory", "low"], "are of --generate"),
+        (["--topology", "v5e:2x2", "--config", "c.py", "--preset", "fast"], "are of --generate"),
     ],
 )
 def test_mistakes_are_told_in_one_line(given, message):

@@ -90,6 +90,19 @@ def moved(program: Program) -> float:
     return total
 
 
+def largest(program: Program, count: int = 3) -> list[tuple[str, float]]:
+    """The largest values that a program makes in its memory, each shape once, with their bytes."""
+    found: dict[str, float] = {}
+    for _, computation in _runs(program, program.entry, fused=False):
+        for op in computation:
+            if op.kind in _FREE or op.kind.endswith("-done"):
+                continue
+            for match in _SHAPE.finditer(op.result):
+                if "S(" not in (match[3] or ""):
+                    found[f"{match[1]}[{match[2]}]"] = _one(match)
+    return sorted(found.items(), key=lambda item: -item[1])[:count]
+
+
 def _traffic(program: Program, op: Op, results: dict[str, str]) -> float:
     if op.kind in _FREE or op.kind.endswith("-done"):
         return 0.0

@@ -39,6 +39,7 @@ def as_whole(planned: Planned, chip: Chip, effort: float, **said: Any) -> Report
     program = hlo.parse(compiled.as_text())
     found = hlo.collectives(program)
     sizes = needed - given, code
+    said["largest"] = hlo.largest(program)
     return _report(planned, chip, begun, sizes, hlo.moved(program), found, **said)
 
 

@@ -16,6 +16,7 @@ from memo_jax.config import SamplerConfig, StableDiffusionConfig, VAEConfig
 from memo_jax.data.windows import AUDIO_WINDOW
 from memo_jax.diffusion import rollout as clips
 from memo_jax.diffusion.guidance import guided
+from memo_jax.diffusion.presets import EXACT, with_preset
 from memo_jax.models.attention import on_platform, use_kernel
 from memo_jax.models.exchange import ONE, Split
 from memo_jax.pipeline.spread import Programs, check
@@ -129,14 +130,18 @@ def generation(
     chunk: int = 1,
     dtype: str = "bfloat16",
     split: Split = ONE,
+    low: bool = False,
+    preset: str = EXACT,
 ) -> Planned:
     """A chunk of a video on one device, or on those of a split, as the pipeline generates it:
-    matrices in `dtype`.
+    matrices in `dtype`; `low` is its `--memory`.
 
     Raises:
       UserError: the model's clips cannot be split so, or there are too few devices.
     """
-    sampler = spec.sampler
+    sampler = with_preset(spec.sampler, preset)
+    if low:
+        sampler = dataclasses.replace(sampler, device_memory="low")
     check(split, {name: part.config for name, part in spec.parts.items()}, sampler)
     programs = Programs(split, 1 + guided(sampler.guidance), devices)
     mesh = programs.mesh or make_mesh(1, 1, [devices[0]])

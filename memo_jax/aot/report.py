@@ -27,6 +27,7 @@ class Report:
       collectives: kind, devices of a group, how many, bytes of their whole values.
       seconds: that compiling took.
       refused: the compiler's own words where the program does not fit.
+      largest: the largest values that the program makes, and their bytes; of a whole one alone.
     """
 
     what: str
@@ -47,6 +48,7 @@ class Report:
     settings: dict[str, Any] = field(default_factory=dict)
     pieces: tuple[int, int] | None = None
     refused: str = ""
+    largest: list[tuple[str, float]] = field(default_factory=list)
 
     @property
     def peak(self) -> float:
@@ -98,6 +100,7 @@ class Report:
         fields = {name: value for name, value in values.items() if name in names}
         fields["chip"] = Chip(**fields["chip"])
         fields["collectives"] = [tuple(entry) for entry in fields["collectives"]]
+        fields["largest"] = [tuple(entry) for entry in fields["largest"]]
         fields["pieces"] = tuple(fields["pieces"]) if fields["pieces"] else None
         return cls(**fields)
 
@@ -129,6 +132,9 @@ class Report:
         )
         if self.refused:
             lines.append(f"  the compiler: {self.refused}")
+        if self.largest:
+            sizes = ", ".join(f"{shape} {size / _GIB:.2f}" for shape, size in self.largest)
+            lines.append(f"  the largest values made, GiB: {sizes}")
         lines.append("work of one device")
         own = f"{self.model_flops / 1e12:.2f}"
         lines.append(f"  {self.flops / 1e12:.2f} TFLOP, of which the model's own {own}")

@@ -43,8 +43,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """The report that a request asks for, as JSON can hold it.
 
     Request: model, topology, config (a training config's fields) or None for generation with
-    `chunk` and `mesh` (what `memo_jax.sample --mesh` takes, or None), past_frames, effort, how
-    ("whole", "pieces" or "auto"), kept (a folder), settings.
+    `chunk` and `mesh` (or None), `memory` and `preset` as `memo_jax.sample` takes them,
+    past_frames, effort, how ("whole", "pieces" or "auto"), kept (a folder), settings.
 
     Raises:
       UserError: whatever the user can mend.
@@ -60,7 +60,14 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     if request["config"] is None:
         what = f"generation of {request['chunk']} clips, {spec.name}"
         split = split_of(request["mesh"])
-        planned = programs.generation(spec, devices, chunk=request["chunk"], split=split)
+        planned = programs.generation(
+            spec,
+            devices,
+            chunk=request["chunk"],
+            split=split,
+            low=request["memory"] == "low",
+            preset=request["preset"],
+        )
     else:
         config = TrainConfig.from_dict(request["config"])
         what = f"training step of stage {config.stage}, {spec.name}"

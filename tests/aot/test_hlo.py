@@ -94,3 +94,13 @@ def test_traffic_is_what_operations_read_and_write_in_the_large_memory():
     # The fusion reads a row of its table, an index, and writes a row; the copy reads it into the
     # fast memory; the negation writes what it reads there.
     assert hlo.moved(hlo.parse(TRAFFIC)) == (32 + 4 + 32) + 32 + 32
+
+
+def test_the_largest_values_are_those_made_in_the_large_memory():
+    # Not the table, which is given; not the slice within the fusion; not the copy in fast memory.
+    assert hlo.largest(hlo.parse(TRAFFIC)) == [("f32[1,8]", 32.0)]
+    wider = TRAFFIC.replace(
+        "  %b =", "  %w = (f32[9,8]{1,0}, bf16[300]{0}) sort(%f, %f), calls=%fused\n  %b ="
+    )
+    found = hlo.largest(hlo.parse(wider), 2)
+    assert found == [("bf16[300]", 600.0), ("f32[9,8]", 288.0)]
