@@ -170,7 +170,9 @@ def generation(
         portrait = clips.prepare_portrait(net, sampler, image, face)
         return portrait, clips.first_carry(net, sampler, portrait, image)
 
-    portrait, carry = jax.eval_shape(start, params, image, face)
+    where = mesh.devices.flat[0].platform
+    with on_platform(where):
+        portrait, carry = jax.eval_shape(start, params, image, face)
     inputs = jax.eval_shape(
         lambda: clips.ClipInputs(jnp.zeros(audio), jnp.zeros((chunk, 1), jnp.int32))
     )
@@ -187,9 +189,9 @@ def generation(
     )
     if programs.mesh is not None:
         args = (programs.abstract(carry), *args[1:])
-    with use_kernel("xla"):
+    with use_kernel("xla"), on_platform(where):
         model_flops = own_flops(programs.chunk(run, carried=0).trace(*args), mesh)
-    with on_platform(mesh.devices.flat[0].platform):
+    with on_platform(where):
         again = programs.chunk(lambda *given: run(*given), carried=0)  # JAX keeps the other trace
         traced = again.trace(*args)
     return Planned(

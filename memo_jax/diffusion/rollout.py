@@ -22,6 +22,7 @@ from memo_jax.diffusion import guidance as cfg
 from memo_jax.diffusion.denoise import ClipCondition, denoise
 from memo_jax.diffusion.generator import Generator
 from memo_jax.models import exchange
+from memo_jax.models.attention import platform
 from memo_jax.models.motion import MotionMemory
 from memo_jax.models.reference_net import ReferenceFeatures, ReferenceNet
 from memo_jax.models.vae import VAE
@@ -44,8 +45,8 @@ class Carry:
     """What one clip leaves to the next: save it, and a rollout goes on as if never stopped.
 
     `past` are the frames the next clip remembers, in [0, 1], or with the sampler's `latent_carry`
-    their latents; `clip` counts clips since the start. The memory is rounded where the sampler's
-    `device_memory` is "low".
+    their latents; `clip` counts clips since the start. The memory is in rows on a TPU, and
+    rounded ones where the sampler's `device_memory` is "low".
     """
 
     memory: MotionMemory
@@ -97,9 +98,10 @@ def first_carry(
 
     def made() -> MotionMemory:
         memory = condition(generator, portrait, past, None, sampler).memory
-        if sampler.device_memory == "low":
-            return memory.rounded(generator.diffusion_net.config.motion.num_heads)
-        return memory
+        dtype = _rows_dtype(sampler)
+        if dtype is None:
+            return memory
+        return memory.rows(generator.diffusion_net.config.motion.num_heads, dtype)
 
     shapes = jax.eval_shape(made)
     empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -114,7 +116,7 @@ def condition(
     sampler: SamplerConfig = _EXACT,
 ) -> ClipCondition:
     """One clip's condition from the past frames in [0, 1], or their latents where the sampler
-    carries those: the Reference Net runs here, once. The memory is rounded as it was given."""
+    carries those: the Reference Net runs here, once. The memory is kept as it was given."""
     net, low = generator.diffusion_net, sampler.device_memory == "low"
     past_latents = exchange.own_frames(past)
     if not sampler.latent_carry:
@@ -158,8 +160,8 @@ def clip(
     """One clip: ((memory, past), inputs) -> ((memory', past'), frames)."""
     before: MotionMemory | None = carry.memory
     if sampler.memory == "past":  # zeros are the same, and say what it is kept in
-        low = sampler.device_memory == "low"
-        before = jax.tree.map(jnp.zeros_like, before) if low else None
+        in_rows = _rows_dtype(sampler) is not None
+        before = jax.tree.map(jnp.zeros_like, before) if in_rows else None
     clip_condition = condition(generator, portrait, carry.past, before, sampler)
     if sampler.memory == "none":
         # Empty, and stays so.
@@ -206,6 +208,13 @@ def rollout(
         return carry, jnp.concatenate(firsts)
     carry, rest = jax.lax.scan(step, carry, inputs)
     return carry, jnp.concatenate([*firsts, rest]) if firsts else rest
+
+
+def _rows_dtype(sampler: SamplerConfig) -> jnp.dtype | None:
+    """What the memory is kept in from clip to clip, where it is in rows (`MemoryRows`)."""
+    if sampler.device_memory == "low":
+        return jnp.dtype(jnp.bfloat16)
+    return jnp.dtype(jnp.float32) if platform() == "tpu" else None
 
 
 def _features_one_by_one(

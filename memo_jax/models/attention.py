@@ -54,7 +54,7 @@ def use_kernel(kernel: Kernel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_platform(platform: str) -> Iterator[None]:
-    """Within the block, `attend` is traced for "tpu", "gpu" or "cpu", rather than for what this
+    """Within the block, programs are traced for "tpu", "gpu" or "cpu", rather than for what this
     process has; compiling ahead for other machines needs it."""
     token = _platform.set(platform)
     try:
@@ -63,16 +63,21 @@ def on_platform(platform: str) -> Iterator[None]:
         _platform.reset(token)
 
 
+def platform() -> str:
+    """That programs are traced for now."""
+    return _platform.get() or jax.default_backend()
+
+
 def attend(
     q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], v: Float[Array, "b m heads d"]
 ) -> Float[Array, "b n heads d"]:
     """softmax(q k^T / sqrt(d)) v, the softmax in float32; the result has the dtype of `q`."""
-    kernel, platform = _kernel.get(), _platform.get() or jax.default_backend()
-    if kernel == "cudnn" or (kernel == "auto" and platform == "gpu" and _cudnn_fits(q, k)):
+    kernel, where = _kernel.get(), platform()
+    if kernel == "cudnn" or (kernel == "auto" and where == "gpu" and _cudnn_fits(q, k)):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    if kernel == "splash" or (kernel == "auto" and platform == "tpu" and _splash_fits(q, k)):
-        return _splash(q, k, v, interpret=platform != "tpu")
-    if kernel == "cached" or (kernel == "auto" and platform == "cpu"):
+    if kernel == "splash" or (kernel == "auto" and where == "tpu" and _splash_fits(q, k)):
+        return _splash(q, k, v, interpret=where != "tpu")
+    if kernel == "cached" or (kernel == "auto" and where == "cpu"):
         return _cached(q, k, v)
     return _xla(q, k, v)
 

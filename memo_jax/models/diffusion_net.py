@@ -11,7 +11,7 @@ from memo_jax.config import DiffusionNetConfig
 from memo_jax.models import exchange
 from memo_jax.models.audio_attention import NORMS_PER_MODULE, AudioModule
 from memo_jax.models.layers import TimestepEmbedding, conv, group_norm, normed_frames, timestep_code
-from memo_jax.models.motion import LayerMemory, MotionMemory, MotionModule, RoundedMemory
+from memo_jax.models.motion import LayerMemory, MemoryRows, MotionMemory, MotionModule
 from memo_jax.models.pieces import Part
 from memo_jax.models.reference_net import ReferenceFeatures
 from memo_jax.models.remat import Remat, around_layer, around_module
@@ -107,7 +107,7 @@ class DiffusionNet(nnx.Module):
         past frames alone, not on the step, and carries no gradient. Without motion modules, or
         where they take softmax attention, it is empty.
         """
-        layers: dict[str, LayerMemory | RoundedMemory] = {}
+        layers: dict[str, LayerMemory | MemoryRows] = {}
         for level in self._levels():
             for j, module in enumerate(getattr(level, "motion_modules", ())):
                 past = features.past(level.plan.feature(j))

@@ -44,16 +44,17 @@ class LayerMemory:
     kv: Float[Array, "n d d"]
     z: Float[Array, "n 1 d"]
 
-    def rounded(self, heads: int) -> "RoundedMemory":
+    def rows(self, heads: int, dtype: Dtype) -> "MemoryRows":
         """As it is kept where room is short."""
-        rows = rearrange(self.kv, "(n heads) d e -> n (heads d e)", heads=heads)
-        sums = rearrange(self.z, "(n heads) 1 d -> n (heads d)", heads=heads)
-        return RoundedMemory(rows.astype(jnp.bfloat16), sums.astype(jnp.bfloat16))
+        kv = rearrange(self.kv, "(n heads) d e -> n (heads d e)", heads=heads)
+        z = rearrange(self.z, "(n heads) 1 d -> n (heads d)", heads=heads)
+        return MemoryRows(kv.astype(dtype), z.astype(dtype))
 
 
 @struct.dataclass
-class RoundedMemory:
-    """A layer's memory in bfloat16, worked on in float32 (`pieces`).
+class MemoryRows:
+    """A layer's memory as it is kept where room is short, float32 or rounded to bfloat16; a piece
+    at a time is worked on as a `LayerMemory` (`pieces`).
 
     A row, n = (b * h + y) * w + x, has what all heads remember at a position: a TPU fills up the
     last two axes of its arrays to tiles, which would make three of a head's 40 x 40.
@@ -62,8 +63,8 @@ class RoundedMemory:
     kv: Float[Array, "n hdd"]
     z: Float[Array, "n hd"]
 
-    def exact(self, heads: int) -> LayerMemory:
-        """The same numbers, worked on."""
+    def layer(self, heads: int) -> LayerMemory:
+        """The same numbers, as they are worked on."""
         z = rearrange(self.z, "n (heads d) -> (n heads) 1 d", heads=heads)
         d = z.shape[-1]
         kv = rearrange(self.kv, "n (heads d e) -> (n heads) d e", heads=heads, d=d)
@@ -75,13 +76,13 @@ class MotionMemory:
     """The memory of all motion attentions, by manifest path. Zeros and None are the same past:
     none. Softmax attention keeps no memory and has no entry."""
 
-    layers: dict[str, LayerMemory | RoundedMemory]
+    layers: dict[str, LayerMemory | MemoryRows]
 
-    def rounded(self, heads: int) -> "MotionMemory":
+    def rows(self, heads: int, dtype: Dtype) -> "MotionMemory":
         """All layers as they are kept where room is short."""
         return MotionMemory(
             {
-                name: layer.rounded(heads) if isinstance(layer, LayerMemory) else layer
+                name: layer.rows(heads, dtype) if isinstance(layer, LayerMemory) else layer
                 for name, layer in self.layers.items()
             }
         )
@@ -224,17 +225,17 @@ class MotionModule(nnx.Module):
         path: str,
         past: Float[Array, "b p s c"],
         memory: MotionMemory | None,
-    ) -> dict[str, LayerMemory | RoundedMemory]:
-        """The memory of this module's attentions after the past frames' features, rounded where
-        the one before is; empty where attention is softmax."""
+    ) -> dict[str, LayerMemory | MemoryRows]:
+        """The memory of this module's attentions after the past frames' features, kept as the one
+        before is; empty where attention is softmax."""
         if self.config.attention == "softmax":
             return {}
         past = exchange.by_position(self._enter(past[:, :, None]))
-        layers: dict[str, LayerMemory | RoundedMemory] = {}
+        layers: dict[str, LayerMemory | MemoryRows] = {}
         for block, k, attention, name in self._attentions(path):
             before = None if memory is None else memory.layers[name]
             renew = functools.partial(_remembered, attention, block.norms[k])
-            if isinstance(before, RoundedMemory):
+            if isinstance(before, MemoryRows):
                 layers[name] = pieces.renewed(renew, past, before)
             else:
                 layers[name] = renew(past, before)
@@ -253,7 +254,7 @@ class MotionModule(nnx.Module):
         for block, k, attention, name in self._attentions(path):
             own = None if layers is None else layers[name]
             attended = functools.partial(_attended, attention, block.norms[k])
-            if isinstance(own, RoundedMemory):
+            if isinstance(own, MemoryRows):
                 h = h + pieces.read(attended, h, own, part)
             else:
                 h = h + attended(h, own if part is None else jax.tree.map(part.rows, own))
@@ -279,11 +280,11 @@ def _remembered(
     attention: MotionAttention,
     norm: nnx.LayerNorm,
     past: Float[Array, "b p s c"],
-    memory: LayerMemory | RoundedMemory | None,
-) -> LayerMemory | RoundedMemory:
+    memory: LayerMemory | MemoryRows | None,
+) -> LayerMemory | MemoryRows:
     heads, past = attention.config.num_heads, normed(norm, past)
-    if isinstance(memory, RoundedMemory):
-        return attention.remember(past, memory.exact(heads)).rounded(heads)
+    if isinstance(memory, MemoryRows):
+        return attention.remember(past, memory.layer(heads)).rows(heads, memory.kv.dtype)
     return attention.remember(past, memory)
 
 
@@ -291,8 +292,8 @@ def _attended(
     attention: MotionAttention,
     norm: nnx.LayerNorm,
     x: Float[Array, "b f s c"],
-    memory: LayerMemory | RoundedMemory | None,
+    memory: LayerMemory | MemoryRows | None,
 ) -> Float[Array, "b f s c"]:
-    if isinstance(memory, RoundedMemory):
-        memory = memory.exact(attention.config.num_heads)
+    if isinstance(memory, MemoryRows):
+        memory = memory.layer(attention.config.num_heads)
     return attention(normed(norm, x), memory)

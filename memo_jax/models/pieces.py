@@ -1,7 +1,7 @@
-"""Parts of a batch, and a rounded memory, bfloat16, of which a piece at a time exists in float32.
+"""Parts of a batch, and a memory in rows, of which a piece at a time is as it is worked on.
 
-Pieces are rounds of a loop. Were they not, compilers would be free to make every layer's float32
-first and to use it afterwards, and some do: that takes as much again as was saved by rounding.
+Pieces are rounds of a loop. Were they not, compilers would be free to make every layer's float32,
+or its tiles, first and to use them afterwards, and some do: that takes as much again as was saved.
 """
 
 import math
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
-# A memory is a pytree of arrays [n, ...] whose rows are as `RoundedMemory`'s: sample by sample,
+# A memory is a pytree of arrays [n, ...] whose rows are as `MemoryRows`'s: sample by sample,
 # position by position.
 Memory = Any
 

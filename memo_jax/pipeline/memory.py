@@ -71,7 +71,7 @@ def predict(
       parameters: bytes of all parameters.
       itemsize: bytes of a number that networks compute with.
       chunk: clips that are generated in one call.
-      platform: a "tpu" fills up the last two axes of its arrays.
+      platform: a "tpu" fills up the last two axes of its arrays, and keeps the memory in rows.
       split: devices that make every clip together, each of which takes this.
     """
     net, vae = configs["diffusion_net"], configs["vae"]
@@ -79,7 +79,7 @@ def predict(
     all_branches = 1 + guided(sampler.guidance)
     branches = all_branches // split.guidance
     side, frames = sampler.image_size // vae.factor, sampler.clip_frames / split.frames
-    kept = 2 if low else 4
+    kept, in_rows = 2 if low else 4, low or platform == "tpu"
     layers = list(_layers(net, side))
     states = [
         _state(net, layer, branches, kept, platform) / split.frames
@@ -107,8 +107,8 @@ def predict(
     seen = branches * (1 + sampler.past_frames / split.frames)
     features = seen * itemsize * sum(layer.positions * layer.width for layer in layers)
     largest = max(states, default=0.0)
-    if low:
-        # One attention's memory may be copied, rounded; beside it there are float32 pieces of it.
+    if in_rows:
+        # One attention's memory may be copied; beside it there are pieces as they are worked on.
         one = largest / (net.motion.num_blocks * net.motion.attentions_per_block)
         fill = max((_filled(net, layer, platform) for layer in layers if layer.motion), default=1)
         read = 2 * fill * min(PIECE_BYTES, one / branches * (4 / kept))
@@ -238,11 +238,9 @@ def _state(
         return 0.0
     d = layer.width // motion.num_heads // motion.dim_div
     heads = motion.num_heads
-    each: float = heads * (d * d + d)
-    if kept == 2 and platform == "tpu":  # `RoundedMemory`
+    each = heads * (d * d + d)
+    if platform == "tpu":  # `MemoryRows`
         each = _up(heads * d * d, 128) + _up(heads * d, 128)
-    elif kept == 4:  # `LayerMemory`
-        each *= _filled(net, layer, platform)
     attentions = motion.num_blocks * motion.attentions_per_block
     return float(attentions * branches * layer.positions * each * kept)
 

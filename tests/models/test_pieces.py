@@ -1,4 +1,4 @@
-"""A rounded memory in pieces: what it would be whole, and no more memory than it says."""
+"""A memory in rows, in pieces: what it would be whole, and no more memory than it says."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from golden_case import relative_error
 
 from memo_jax.config import MotionConfig
 from memo_jax.models import pieces
-from memo_jax.models.motion import MotionMemory, MotionModule, RoundedMemory
+from memo_jax.models.motion import MemoryRows, MotionMemory, MotionModule
 from memo_jax.models.pieces import Part
 
 HEADS, WIDTH, PAST = 2, 32, 3
@@ -32,7 +32,8 @@ def drawn(seed, *shape):
     [((2, 3), 1), ((3, 5), 3 * POSITION), ((2, 2), pieces.PIECE_BYTES), ((1, 1), POSITION)],
     ids=["one by one", "three of 15", "two halves", "only one"],
 )
-def test_as_whole(module, compiled, monkeypatch, positions, size):
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_as_whole(module, compiled, monkeypatch, positions, size, dtype):
     """Two samples, in one call and one after the other."""
     h, w = positions
     first, past = drawn(1, 2, PAST, h * w, WIDTH), drawn(2, 2, PAST, h * w, WIDTH)
@@ -40,8 +41,8 @@ def test_as_whole(module, compiled, monkeypatch, positions, size):
 
     def run(module, first, past, x):
         made = MotionMemory(module.remember("at", first, None))
-        rounded = made.rounded(HEADS)
-        exact = MotionMemory({name: m.exact(HEADS) for name, m in rounded.layers.items()})
+        rounded = made.rows(HEADS, dtype)
+        exact = MotionMemory({name: m.layer(HEADS) for name, m in rounded.layers.items()})
         remembered = [module.remember("at", past, memory) for memory in (exact, rounded)]
         apart = [module("at", x[i : i + 1], rounded, Part(i, 2)) for i in (0, 1)]
         seen = [module("at", x, memory) for memory in (exact, None, rounded)]
@@ -50,13 +51,15 @@ def test_as_whole(module, compiled, monkeypatch, positions, size):
     monkeypatch.setattr(pieces, "PIECE_BYTES", size)
     (memory, kept), (whole, without, *in_pieces) = compiled(module, run)(first, past, x)
     assert kept.keys() == memory.keys() and len(kept) == 2
-    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(kept))
-    got, wanted = {name: m.exact(HEADS) for name, m in kept.items()}, memory
+    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(kept))
+    got, wanted = {name: m.layer(HEADS) for name, m in kept.items()}, memory
     for leaf, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         assert leaf.shape == other.shape
-        # Half a last place of bfloat16, of each number; float32's rounding, of the largest.
+        # Half a last place of each number, where that is bfloat16; float32's rounding, of the
+        # largest.
+        last = 2**-8 if dtype == jnp.bfloat16 else 0
         error = np.abs(leaf.astype(np.float32) - other)
-        assert (error <= np.abs(other) * 2**-8 + np.abs(other).max() * 1e-6).all()
+        assert (error <= np.abs(other) * last + np.abs(other).max() * 1e-6).all()
     assert relative_error(without, np.asarray(whole)) > 1e-3  # it is read
     assert all(relative_error(y, np.asarray(whole)) <= 1e-6 for y in in_pieces)
 
@@ -70,7 +73,7 @@ def test_no_layer_is_whole_in_float32(random_module, branches):
     graph, params = nnx.split(module)
     n, d = side**2, width
     names = jax.eval_shape(lambda x: module.remember("at", x, None), jnp.zeros((1, 1, 1, width)))
-    layer = RoundedMemory(
+    layer = MemoryRows(
         jax.ShapeDtypeStruct((branches * n, d * d), jnp.bfloat16),
         jax.ShapeDtypeStruct((branches * n, d), jnp.bfloat16),
     )

@@ -126,6 +126,6 @@ def test_latents_and_bfloat16_are_carried(pipe, model, scene, hearing, tmp_path)
         pipe.start(scene, hearing, carry=carry)
     layers = carry.memory.layers
     heads = model.spec.parts["diffusion_net"].config.motion.num_heads
-    wide = MotionMemory({name: layer.exact(heads) for name, layer in layers.items()})
+    wide = MotionMemory({name: layer.layer(heads) for name, layer in layers.items()})
     with pytest.raises(UserError, match="give the latent_carry that it was made with"):
         pipe.start(scene, hearing, carry=carry.replace(memory=wide))
