@@ -4,12 +4,18 @@ python -m memo_jax.train --config configs/tiny/stage2b.py --data LATENTS --model
 
 Then on from there, with guidance's null branch:
 
-python -m memo_jax.train --config configs/tiny/stage2b.py:null --data LATENTS --model DIR --run NEW
+python -m memo_jax.train --config configs/tiny/stage2b.py:null --data LATENTS --model DIR --run NULL
+
+And with the loss in the velocity, which counts the last steps of generation, where details are
+made, as much as the others:
+
+python -m memo_jax.train --config configs/tiny/stage2b.py:velocity --data LATENTS --model NULL \
+    --run NEW
 """
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("", "null", "coupled", "fixed", "smoke")
+VARIANTS = ("", "null", "velocity", "coupled", "fixed", "smoke")
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -39,13 +45,18 @@ def get_config(arg: str = "") -> ConfigDict:
     config.log_every = 50
     config.checkpoint_every = 500
     config.run = {"tensorboard": False}
-    if arg == "null":  # of 16 past frames, as generation has, which is quicker
+    if arg in ("null", "velocity"):  # of 16 past frames, as generation has, which is quicker
         config.past_frames = (16,)
         config.portrait_past = 0.5
         config.drop = {"null": 0.1}
         config.steps = 2_600
         config.learning_rate = 7e-4
         config.decay_steps = 2_000
+    if arg == "velocity":
+        config.loss = "velocity"
+        config.steps = 1_500
+        config.decay_steps = 1_000
+        config.checkpoint_every = 250
     if arg == "coupled":  # the portrait is of the same clip: the ablation of decoupling
         config.decoupled = ()
     if arg == "fixed":  # the ablation of dynamic past frames
