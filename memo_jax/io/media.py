@@ -21,7 +21,7 @@ MEDIA_ERRORS = (
     ArithmeticError,
     LookupError,
     AssertionError,
-    NotImplementedError,
+    NotImplementedError,  # what a decoder raises at a format that it does not know
     MemoryError,
 )
 

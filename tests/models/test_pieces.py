@@ -41,11 +41,11 @@ def test_as_whole(module, compiled, monkeypatch, positions, size, dtype):
 
     def run(module, first, past, x):
         made = MotionMemory(module.remember("at", first, None))
-        rounded = made.rows(HEADS, dtype)
-        exact = MotionMemory({name: m.layer(HEADS) for name, m in rounded.layers.items()})
-        remembered = [module.remember("at", past, memory) for memory in (exact, rounded)]
-        apart = [module("at", x[i : i + 1], rounded, Part(i, 2)) for i in (0, 1)]
-        seen = [module("at", x, memory) for memory in (exact, None, rounded)]
+        in_rows = made.rows(HEADS, dtype)
+        exact = MotionMemory({name: m.layer(HEADS) for name, m in in_rows.layers.items()})
+        remembered = [module.remember("at", past, memory) for memory in (exact, in_rows)]
+        apart = [module("at", x[i : i + 1], in_rows, Part(i, 2)) for i in (0, 1)]
+        seen = [module("at", x, memory) for memory in (exact, None, in_rows)]
         return remembered, [*seen, jnp.concatenate(apart)]
 
     monkeypatch.setattr(pieces, "PIECE_BYTES", size)

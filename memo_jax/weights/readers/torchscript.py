@@ -76,6 +76,7 @@ def is_program(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(n.split("/")[1:2] == ["code"] for n in archive.namelist())
+    # The last is zipfile's, of a version that it cannot read.
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
         return False
 
@@ -96,6 +97,7 @@ def read_program(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} {error}") from error
     except (
         *(Malformed, OSError, ValueError, OverflowError, struct.error, zlib.error, EOFError),
+        # The last two are zipfile's: another compression; encrypted.
         *(MemoryError, zipfile.BadZipFile, NotImplementedError, RuntimeError),
     ) as error:
         raise UserError(
