@@ -167,6 +167,11 @@ class TrainConfig(Config):
                 f"drop.null is {self.drop.null}, expected 0 in stage distill, whose student has no "
                 "null branch"
             )
+        if self.stage in ("distill", "vae") and self.loss != "data":
+            raise UserError(
+                f"loss is {self.loss!r}, expected 'data' in stage {self.stage}, whose loss is its "
+                "own"
+            )
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"batch_size {self.batch_size} does not divide into accumulate={self.accumulate} "

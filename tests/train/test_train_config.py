@@ -39,6 +39,16 @@ def test_what_the_stage_says_holds_unless_told():
         ({"learning_rate": float("nan")}, "expected above 0"),
         ({"drop": {"audio": 1.5}}, "drop.audio is 1.5, expected 0 to 1"),
         ({"stage": "distill", "drop": {"null": 0.1}}, "drop.null is 0.1, expected 0 in stage dist"),
+        (
+            {"stage": "distill", "loss": "velocity"},
+            "loss is .velocity., expected .data. in stage dist",
+        ),
+        (
+            {"stage": "vae", "loss": "velocity"},
+            "expected .data. in stage vae, whose loss is its own",
+        ),
+        ({"loss": "noise"}, "loss is .noise., expected"),
+        ({"past_noise": -0.1}, "past_noise is -0.1"),
         ({"student_steps": 1}, "student_steps is 1, expected at least 2"),
         ({"teacher_substeps": 0}, "expected at least 1"),
         ({"teacher_guidance": 0.5}, "teacher_guidance is 0.5, expected at least 1"),
