@@ -17,8 +17,9 @@ from memo_jax.data.windows import AUDIO_WINDOW
 from memo_jax.diffusion import rollout as clips
 from memo_jax.diffusion.guidance import guided
 from memo_jax.diffusion.presets import EXACT, with_preset
-from memo_jax.models.attention import on_platform, use_kernel
+from memo_jax.models.attention import use_kernel
 from memo_jax.models.exchange import ONE, Split
+from memo_jax.models.platform import on_platform
 from memo_jax.pipeline.spread import Programs, check
 from memo_jax.sharding import make_mesh, whole
 from memo_jax.train.config import TrainConfig

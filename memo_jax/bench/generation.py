@@ -46,7 +46,7 @@ def measure(pipe: Pipeline, *, seconds: float = 0.0, quiet: bool = False) -> dic
         tqdm(total=2 * frames, unit="frame", desc="generating", disable=quiet) as bar,
     ):
         recording = Path(folder) / "recording.wav"
-        _write_sound(recording, frames, sampler.fps)
+        write_sound(recording, frames, sampler.fps)
         begun = time.perf_counter()
         ends = []
         for made in pipe.stream(ASSETS / "portrait.png", recording, crop="none", vocals="off"):
@@ -156,7 +156,8 @@ def sound(frames: int, fps: int) -> Float[np.ndarray, " n"]:
     return np.resize(samples, frames * SAMPLE_RATE // fps)
 
 
-def _write_sound(path: Path, frames: int, fps: int) -> None:
+def write_sound(path: Path, frames: int, fps: int) -> None:
+    """`sound` as a WAV of 16 bits."""
     with wave.open(str(path), "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)

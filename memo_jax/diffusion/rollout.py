@@ -22,8 +22,8 @@ from memo_jax.diffusion import guidance as cfg
 from memo_jax.diffusion.denoise import ClipCondition, denoise
 from memo_jax.diffusion.generator import Generator
 from memo_jax.models import exchange
-from memo_jax.models.attention import platform
 from memo_jax.models.motion import MotionMemory
+from memo_jax.models.platform import platform
 from memo_jax.models.reference_net import ReferenceFeatures, ReferenceNet
 from memo_jax.models.vae import VAE
 

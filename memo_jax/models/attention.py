@@ -23,12 +23,11 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jaxtyping import Array, Float
 
+from memo_jax.models.platform import platform
+
 Kernel = Literal["auto", "xla", "cached", "cudnn", "splash"]
 
 _kernel: contextvars.ContextVar[Kernel] = contextvars.ContextVar("kernel", default="auto")
-
-
-_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
 # Scores of one block on the XLA path, in bytes: large enough to keep the matmuls busy, small
 # enough to stay in a cache or a corner of the device's memory.
@@ -50,22 +49,6 @@ def use_kernel(kernel: Kernel) -> Iterator[None]:
         yield
     finally:
         _kernel.reset(token)
-
-
-@contextlib.contextmanager
-def on_platform(platform: str) -> Iterator[None]:
-    """Within the block, programs are traced for "tpu", "gpu" or "cpu", rather than for what this
-    process has; compiling ahead for other machines needs it."""
-    token = _platform.set(platform)
-    try:
-        yield
-    finally:
-        _platform.reset(token)
-
-
-def platform() -> str:
-    """That programs are traced for now."""
-    return _platform.get() or jax.default_backend()
 
 
 def attend(

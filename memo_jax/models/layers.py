@@ -12,6 +12,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
+from memo_jax.models.convolution import convolve
 from memo_jax.models.types import Dtype, Rngs
 
 # The mesh axis over which a training program cuts kernels.
@@ -74,6 +75,7 @@ def conv(
         padding=padding,
         dtype=dtype,
         kernel_init=matrix_init(rngs),
+        conv_general_dilated=convolve,
         promote_dtype=_Whole((size, size, c_in, c_out)),
         rngs=rngs,
     )

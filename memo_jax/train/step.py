@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from memo_jax import sharding
 from memo_jax.data.windows import AUDIO_WINDOW, WindowConfig
 from memo_jax.errors import UserError
-from memo_jax.models.attention import on_platform
 from memo_jax.models.diffusion_net import DiffusionNet
+from memo_jax.models.platform import on_platform
 from memo_jax.train import conditions, lora
 from memo_jax.train import optimizer as optimizers
 from memo_jax.train.config import TrainConfig

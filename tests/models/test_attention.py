@@ -7,6 +7,7 @@ import pytest
 from golden_case import relative_error
 
 from memo_jax.models import attention
+from memo_jax.models.platform import on_platform
 
 
 def qkv(b=2, n=13, m=7, heads=2, d=4, dtype=jnp.float32):
@@ -115,7 +116,7 @@ def test_the_platform_that_is_compiled_for_decides_the_kernel(monkeypatch):
 
     monkeypatch.setattr(attention, "_splash", kernel)
     q, k, v = qkv(n=128, m=128, dtype=jnp.bfloat16)
-    with attention.on_platform("tpu"):
+    with on_platform("tpu"):
         attention.attend(q, k, v)
         assert asked == [False]
         attention.attend(q[:, :8], k, v)
