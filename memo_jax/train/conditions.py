@@ -169,7 +169,6 @@ def prepared(
     *,
     scaling: float,
     rates: DropRates,
-    past_noise: float = 0.0,
     grey: Moments | None,
     norms: int,
     null_emotion: int,
@@ -183,7 +182,6 @@ def prepared(
       found: what `moments` gives.
       scaling: the VAE's scaling factor.
       rates: of the drops.
-      past_noise: as in `TrainConfig`.
       grey: the posterior of a picture in mid-grey, which stands for dropped past frames; None
         where there are no past frames.
       norms: how many emotion norms there are; none where nothing is heard.
@@ -195,16 +193,13 @@ def prepared(
     if grey is not None:
         mean, std = (_where(dropped.past, g, m) for g, m in zip(grey, past, strict=True))
         past = mean, std
-    images = jnp.concatenate(
+    images = scaling * jnp.concatenate(
         [
             _where(dropped.reference, jnp.float32(0), sampled(keys.reference, reference))[:, None],
             sampled(keys.past, past),
         ],
         axis=1,
     )
-    images = scaling * images
-    if past_noise:
-        images = jnp.concatenate([images[:, :1], _unclean(keys.past, images[:, 1:], past_noise)], 1)
     latents = scaling * sampled(keys.latents, target)
     audio = emotion = None
     if norms:
@@ -220,15 +215,6 @@ def prepared(
         emotion=emotion,
         use_reference=~dropped.null if rates.null else None,
     )
-
-
-def _unclean(
-    keys: PRNGKeyArray, past: Float[Array, "b n h w z"], most: float
-) -> Float[Array, "b n h w z"]:
-    """Past frames with noise, as much in all of a sample, at most `most` times normal noise."""
-    strength, noise = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in (1, 2))
-    much = most * jax.vmap(jax.random.uniform)(strength)
-    return past + much[:, None, None, None, None] * normal(noise, past.shape[1:])
 
 
 def _where(which: Bool[Array, " b"], then: Array, otherwise: Float[Array, "b ..."]) -> Array:

@@ -52,9 +52,6 @@ class TrainConfig(Config):
         come, `encode_frames` frames of every sample at a time.
       decoupled, same_clip_fallback, still_past, portrait_past, audio_edge: as in
         `data.windows.WindowConfig`.
-      past_noise: the most that noise is added to the latents of a sample's past frames with, in
-        standard deviations; how much is drawn evenly from 0 to it. Generated frames, which follow
-        each other in generation, are not as clean as recorded ones. 0 as published.
       image_size: pixels of the square; None is the model's.
       frames: of a sample; stage 1 takes one.
       past_frames: the numbers of past frames that batches draw from.
@@ -91,7 +88,6 @@ class TrainConfig(Config):
     same_clip_fallback: bool = False
     still_past: float = 0.05
     portrait_past: float = 0.0
-    past_noise: float = 0.0
     audio_edge: float = 0.05
     image_size: int | None = None
     frames: int = 16
@@ -149,7 +145,7 @@ class TrainConfig(Config):
             _in_range(name, getattr(self, name), 1)
         for name in ("warmup_steps", "decay_steps", "weight_decay", "lora_rank", "data_axis"):
             _in_range(name, getattr(self, name), 0)
-        for name in ("seed", "kl_weight", "edge_weight", "past_noise"):
+        for name in ("seed", "kl_weight", "edge_weight"):
             _in_range(name, getattr(self, name), 0)
         for name in ("teacher_substeps", "teacher_guidance"):
             _in_range(name, getattr(self, name), 1)

@@ -436,7 +436,6 @@ class Trainer:
             jax.lax.stop_gradient(found),
             scaling=self._parts["vae"].scaling_factor,
             rates=config.drop,
-            past_noise=config.past_noise,
             grey=grey,
             norms=_norms(net),
             null_emotion=net.config.null_emotion,

@@ -48,7 +48,6 @@ def test_what_the_stage_says_holds_unless_told():
             "expected .data. in stage vae, whose loss is its own",
         ),
         ({"loss": "noise"}, "loss is .noise., expected"),
-        ({"past_noise": -0.1}, "past_noise is -0.1"),
         ({"student_steps": 1}, "student_steps is 1, expected at least 2"),
         ({"teacher_substeps": 0}, "expected at least 1"),
         ({"teacher_guidance": 0.5}, "teacher_guidance is 0.5, expected at least 1"),
