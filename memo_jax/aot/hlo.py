@@ -19,8 +19,10 @@ _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collectiv
 # These move nothing, or what they move their neighbours are counted for.
 _FREE = frozenset(
     "parameter constant tuple get-tuple-element bitcast while conditional call after-all "
-    "partition-id replica-id copy-done iota custom-call-done".split()
+    "partition-id replica-id copy-done iota custom-call-done async-start".split()
 )
+# Of an operand of which a fusion takes a slice after these, it reads the slice.
+_ONE_TO_ONE = frozenset("bitcast convert copy reshape transpose".split())
 
 
 @dataclass
@@ -106,6 +108,12 @@ def largest(program: Program, count: int = 3) -> list[tuple[str, float]]:
 def _traffic(program: Program, op: Op, results: dict[str, str]) -> float:
     if op.kind in _FREE or op.kind.endswith("-done"):
         return 0.0
+    if op.kind == "copy-start":  # its result is (the copy, what is copied, a flag)
+        return sum(_slow(m[0]) for m in list(_SHAPE.finditer(op.result))[:2])
+    if op.kind in ("slice-start", "dynamic-slice-start"):  # (operands, the slice, a flag)
+        cut = list(_SHAPE.finditer(op.result))[len(op.operands)]
+        from_slow = _slow(results.get(op.operands[0], "")) > 0
+        return _slow(cut[0]) + from_slow * _one(cut)
     written = _slow(op.result)
     if op.kind == "dynamic-slice":
         return 2 * written
@@ -113,36 +121,59 @@ def _traffic(program: Program, op: Op, results: dict[str, str]) -> float:
         return 2 * _slow(results.get(op.operands[1], ""))
     read = [_slow(results.get(name, "")) for name in op.operands]
     if op.kind == "fusion":
-        inner = program.computations.get(_called(op.rest, "calls"), [])
-        written = _updated(inner, written)
-        sliced = _sliced(inner)
-        read = [min(size, sliced.get(i, size)) for i, size in enumerate(read)]
+        called = _called(op.rest, "calls")
+        written = _updated(program.computations.get(called, []), written)
+        parameters = _parameters(program, called)
+        read = [
+            min(size, _read(program, called, parameters[i])) if i in parameters else size
+            for i, size in enumerate(read)
+        ]
     return written + sum(read)
 
 
-def _sliced(inner: list[Op]) -> dict[int, float]:
-    """Bytes read of parameters of which a fusion takes a slice and nothing else, by number."""
-    found: dict[int, float] = {}
-    for op in inner:
-        if op.kind != "parameter":
-            continue
-        users = [user for user in inner if op.name in user.operands]
-        cut = [user for user in users if user.kind in ("dynamic-slice", "slice", "gather")]
-        put = [user for user in users if user.kind == "dynamic-update-slice"]
-        put = [user for user in put if user.operands[0] == op.name]
-        number = re.match(r"(\d+)\)", op.rest)
-        if number and users and len(cut) + len(put) == len(users):
-            found[int(number[1])] = sum(_nbytes(user.result) for user in cut)
+def _parameters(program: Program, computation: str) -> dict[int, Op]:
+    """A computation's parameters by number."""
+    found = {}
+    for op in program.computations.get(computation, []):
+        if op.kind == "parameter" and (number := re.match(r"(\d+)\)", op.rest)):
+            found[int(number[1])] = op
     return found
+
+
+def _read(program: Program, computation: str, value: Op) -> float:
+    """Bytes that a fused computation reads of one of its values: slices where it takes nothing
+    else of it, however deep in fusions within."""
+    ops = program.computations[computation]
+    whole = _nbytes(value.result)
+    total = 0.0
+    for user in (op for op in ops if value.name in op.operands):
+        if user.kind in ("dynamic-slice", "slice", "gather") and user.operands[0] == value.name:
+            total += whole * _elements(user.result) / max(_elements(value.result), 1)
+        elif user.kind == "dynamic-update-slice" and user.operands[0] == value.name:
+            continue
+        elif user.kind in _ONE_TO_ONE and user is not ops[-1]:
+            share = _read(program, computation, user) / max(_nbytes(user.result), 1)
+            total += whole * share
+        elif user.kind == "fusion":
+            called = _called(user.rest, "calls")
+            inner = _parameters(program, called)
+            at = [i for i, name in enumerate(user.operands) if name == value.name]
+            total += sum(_read(program, called, inner[i]) if i in inner else whole for i in at)
+        else:
+            total += whole
+    return min(total, whole) if len(ops) > 1 else whole
 
 
 def _updated(inner: list[Op], written: float) -> float:
     """Bytes written by a fusion that ends in putting a slice into a larger array."""
+    results = {op.name: op for op in inner}
     last = inner[-1] if inner else None
+    while last is not None and last.kind == "bitcast":
+        last = results.get(last.operands[0])
     if last is None or last.kind != "dynamic-update-slice":
         return written
-    results = {op.name: op.result for op in inner}
-    return min(written, _nbytes(results.get(last.operands[1], last.result)))
+    update = results.get(last.operands[1], last)
+    return min(written, _nbytes(update.result))
 
 
 def _runs(
@@ -227,13 +258,21 @@ def _nbytes(result: str) -> float:
     return sum(_one(match) for match in _SHAPE.finditer(result))
 
 
+def _elements(result: str) -> float:
+    return sum(math.prod(_sizes(m)) for m in _SHAPE.finditer(result))
+
+
 def _slow(result: str) -> float:
     """Bytes of a result that lie in the large memory: layouts name others as S(1), S(2)..."""
     return sum(_one(m) for m in _SHAPE.finditer(result) if "S(" not in (m[3] or ""))
 
 
 def _one(match: re.Match[str]) -> float:
-    kind, sizes = match[1], match[2]
+    kind = match[1]
     digits = re.search(r"\d+", kind)
     bits = _BITS.get(kind, 8 if kind.startswith("f8") else int(digits[0]) if digits else 8)
-    return math.prod(int(n.lstrip("<=")) for n in sizes.split(",") if n) * bits / 8
+    return math.prod(_sizes(match)) * bits / 8
+
+
+def _sizes(match: re.Match[str]) -> list[int]:
+    return [int(n.lstrip("<=")) for n in match[2].split(",") if n]

@@ -96,6 +96,43 @@ def test_traffic_is_what_operations_read_and_write_in_the_large_memory():
     assert hlo.moved(hlo.parse(TRAFFIC)) == (32 + 4 + 32) + 32 + 32
 
 
+DEEP = """\
+HloModule jit_g
+
+%inner (q.0: bf16[100,8], q.1: s32[]) -> f32[2,8] {
+  %q.0 = bf16[100,8]{1,0:T(8,128)} parameter(0)
+  %q.1 = s32[]{:T(128)} parameter(1)
+  %wide = f32[100,8]{1,0:T(8,128)} convert(%q.0)
+  ROOT %cut = f32[2,8]{1,0:T(8,128)} dynamic-slice(%wide, %q.1, %q.1), dynamic_slice_sizes={2,8}
+}
+
+%fused (p.0: bf16[100,8], p.1: s32[]) -> bf16[16] {
+  %p.0 = bf16[100,8]{1,0:T(8,128)} parameter(0)
+  %p.1 = s32[]{:T(128)} parameter(1)
+  %rows = f32[2,8]{1,0:T(8,128)} fusion(%p.0, %p.1), kind=kLoop, calls=%inner
+  %narrow = bf16[2,8]{1,0:T(8,128)} convert(%rows)
+  ROOT %flat = bf16[16]{0:T(128)} bitcast(%narrow)
+}
+
+ENTRY %main (a: bf16[100,8], i: s32[]) -> bf16[16] {
+  %a = bf16[100,8]{1,0:T(8,128)} parameter(0)
+  %i = s32[]{:T(128)} parameter(1)
+  %copied = (bf16[100,8]{1,0:T(8,128)S(1)}, bf16[100,8]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%a)
+  %near = bf16[100,8]{1,0:T(8,128)S(1)} copy-done(%copied)
+  %part = ((bf16[100,8]{1,0:T(8,128)}), bf16[5,8]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:5], [0:8]}
+  %five = bf16[5,8]{1,0:T(8,128)S(1)} slice-done(%part)
+  ROOT %f = bf16[16]{0:T(128)} fusion(%a, %i), kind=kOutput, calls=%fused
+}
+"""  # noqa: E501
+
+
+def test_a_slice_deep_in_a_fusion_is_what_it_reads():
+    # A table into the fast memory, five rows likewise; two rows and an index read, two written.
+    assert hlo.moved(hlo.parse(DEEP)) == 1600 + 80 + (32 + 4) + 32
+    both = DEEP.replace("convert(%rows)", "fusion(%rows, %p.0), kind=kLoop, calls=%other")
+    assert hlo.moved(hlo.parse(both)) == 1600 + 80 + (1600 + 4) + 32  # and all of it, elsewhere
+
+
 def test_the_largest_values_are_those_made_in_the_large_memory():
     # Not the table, which is given; not the slice within the fusion; not the copy in fast memory.
     assert hlo.largest(hlo.parse(TRAFFIC)) == [("f32[1,8]", 32.0)]

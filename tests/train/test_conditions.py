@@ -1,6 +1,5 @@
 """Drops, noise levels and latents: each sample's own, and as the release draws them."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
