@@ -92,9 +92,9 @@ def drops(keys: PRNGKeyArray, rates: DropRates, norms: int) -> Drops:
     return jax.vmap(one)(keys)
 
 
-def sigmas(keys: PRNGKeyArray) -> Float[Array, " b"]:
-    """Logit-normal(0, 1) noise levels among the training's."""
-    u = jax.nn.sigmoid(jax.vmap(jax.random.normal)(keys))
+def sigmas(keys: PRNGKeyArray, mean: float = 0.0) -> Float[Array, " b"]:
+    """Logit-normal(mean, 1) noise levels among the training's."""
+    u = jax.nn.sigmoid(jax.vmap(jax.random.normal)(keys) - mean)  # 1 - sigma
     index = (flow.TRAIN_LEVELS * u).astype(jnp.int32)
     # u may round to 1.
     return jnp.asarray(flow.train_sigmas())[jnp.minimum(index, flow.TRAIN_LEVELS - 1)]

@@ -64,6 +64,8 @@ class TrainConfig(Config):
       grad_clip: of the gradients' global norm; ema_decay: None keeps no average of the weights.
       loss: the mean squared error in z_0, "data", as published; or in the "velocity", which is the
         same by sigma**2, so that low noise levels, where details are made, count as others do.
+      level_mean: of the noise levels' logits, whose deviation is 1; 0 as published. Below it, low
+        levels come more often: -0.6 has half of them under 0.35.
       robust_threshold: samples whose loss exceeds it are left out of the mean; None keeps all.
       kl_weight, edge_weight: of the VAE's loss (see `train.vae`).
       student_steps, teacher_substeps, teacher_guidance: of stage "distill" (see
@@ -107,6 +109,7 @@ class TrainConfig(Config):
     grad_clip: float = 1.0
     ema_decay: float | None = None
     loss: Loss = "data"
+    level_mean: float = 0.0
     robust_threshold: float | None = 0.1
     drop: DropRates = dataclasses.field(default_factory=DropRates)
     kl_weight: float = 1e-4
@@ -163,11 +166,13 @@ class TrainConfig(Config):
                 f"drop.null is {self.drop.null}, expected 0 in stage distill, whose student has no "
                 "null branch"
             )
-        if self.stage in ("distill", "vae") and self.loss != "data":
-            raise UserError(
-                f"loss is {self.loss!r}, expected 'data' in stage {self.stage}, whose loss is its "
-                "own"
-            )
+        own = {"loss": "data", "level_mean": 0.0} if self.stage in ("distill", "vae") else {}
+        for name, expected in own.items():
+            if getattr(self, name) != expected:
+                raise UserError(
+                    f"{name} is {getattr(self, name)!r}, expected {expected!r} in stage "
+                    f"{self.stage}, whose loss and levels are its own"
+                )
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"batch_size {self.batch_size} does not divide into accumulate={self.accumulate} "

@@ -444,7 +444,7 @@ class Trainer:
 
     def _levels(self, keys: PRNGKeyArray) -> Float[Array, " b"]:
         """The noise levels of the samples with these keys."""
-        return conditions.sigmas(keys)
+        return conditions.sigmas(keys, self.config.level_mean)
 
 
 def _norms(net: DiffusionNet) -> int:

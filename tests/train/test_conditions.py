@@ -44,12 +44,13 @@ def test_each_rate_is_its_conditions(keys):
         assert list(share.mean(axis=0)) == [float(min(j, 3) == i) for j in range(3 + NORMS)]
 
 
-def test_levels_are_logit_normal_over_the_releases(keys):
-    drawn = np.asarray(jax.jit(conditions.sigmas)(keys.sigma))
+@pytest.mark.parametrize("mean", [0.0, -0.6])
+def test_levels_are_logit_normal_over_the_releases(keys, mean):
+    drawn = np.asarray(jax.jit(conditions.sigmas)(keys.sigma, mean))
     assert np.isin(drawn, flow.train_sigmas()).all()
     u = 1 - drawn + 0.0005  # level i of 1000 is u from i to i + 1 thousandths
     logits = np.log(u) - np.log1p(-u)
-    assert abs(logits.mean()) < 0.025 and abs(logits.std() - 1) < 0.02
+    assert abs(-logits.mean() - mean) < 0.025 and abs(logits.std() - 1) < 0.02
 
 
 def test_draws_do_not_depend_on_the_rows_beside(keys):

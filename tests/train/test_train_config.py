@@ -45,7 +45,11 @@ def test_what_the_stage_says_holds_unless_told():
         ),
         (
             {"stage": "vae", "loss": "velocity"},
-            "expected .data. in stage vae, whose loss is its own",
+            "expected .data. in stage vae, whose loss and levels are its own",
+        ),
+        (
+            {"stage": "distill", "level_mean": -0.6},
+            "level_mean is -0.6, expected 0.0 in stage dist",
         ),
         ({"loss": "noise"}, "loss is .noise., expected"),
         ({"student_steps": 1}, "student_steps is 1, expected at least 2"),
