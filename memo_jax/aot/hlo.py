@@ -145,13 +145,15 @@ def _read(program: Program, computation: str, value: Op) -> float:
     else of it, however deep in fusions within."""
     ops = program.computations[computation]
     whole = _nbytes(value.result)
+    if value is ops[-1]:
+        return whole
     total = 0.0
     for user in (op for op in ops if value.name in op.operands):
         if user.kind in ("dynamic-slice", "slice", "gather") and user.operands[0] == value.name:
             total += whole * _elements(user.result) / max(_elements(value.result), 1)
         elif user.kind == "dynamic-update-slice" and user.operands[0] == value.name:
             continue
-        elif user.kind in _ONE_TO_ONE and user is not ops[-1]:
+        elif user.kind in _ONE_TO_ONE:
             share = _read(program, computation, user) / max(_nbytes(user.result), 1)
             total += whole * share
         elif user.kind == "fusion":
@@ -161,7 +163,7 @@ def _read(program: Program, computation: str, value: Op) -> float:
             total += sum(_read(program, called, inner[i]) if i in inner else whole for i in at)
         else:
             total += whole
-    return min(total, whole) if len(ops) > 1 else whole
+    return min(total, whole)
 
 
 def _updated(inner: list[Op], written: float) -> float:

@@ -26,7 +26,8 @@ def convolve(
     padding: Sequence[tuple[int, int]],
     **options: Any,
 ) -> Float[Array, "n h2 w2 c_out"]:
-    """`jax.lax.conv_general_dilated`, which `options` are for, as `nnx.Conv` calls it.
+    """`jax.lax.conv_general_dilated`, which `options` are for, as `nnx.Conv` calls it: of NHWC and
+    HWIO, without groups and dilation, of which a CPU's knows nothing.
 
     On a CPU it has no forward-mode derivative.
     """
@@ -57,6 +58,11 @@ def _columns(
     return jnp.concatenate(seen, axis=-1)
 
 
+def _xla(x: Array, kernel: Array, strides: tuple[int, ...], padding: Pads) -> Array:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _with_quick_gradient(
     x: Float[Array, "n h w c_in"],
@@ -65,8 +71,7 @@ def _with_quick_gradient(
     padding: Pads,
 ) -> Float[Array, "n h2 w2 c_out"]:
     """XLA's convolution, but the kernel's gradient, for which XLA's takes 2 to 4 times as long."""
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
+    return _xla(x, kernel, strides, padding)
 
 
 def _forward(x: Array, kernel: Array, strides: tuple[int, ...], padding: Pads) -> Any:
@@ -77,13 +82,7 @@ def _backward(
     strides: tuple[int, ...], padding: Pads, kept: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = kept
-    numbers = ("NHWC", "HWIO", "NHWC")
-    (to_x,) = jax.linear_transpose(
-        lambda x: jax.lax.conv_general_dilated(
-            x, kernel, strides, padding, dimension_numbers=numbers
-        ),
-        x,
-    )(gradient)
+    (to_x,) = jax.linear_transpose(lambda x: _xla(x, kernel, strides, padding), x)(gradient)
     columns = _columns(x, kernel.shape, strides, padding)
     to_kernel = jnp.einsum("nhwk,nhwo->ko", columns, gradient)
     return to_x, to_kernel.reshape(kernel.shape)
