@@ -1,7 +1,8 @@
 """Anti-aliased polygons: drawn several times too large, then averaged."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import cv2
 import numpy as np
@@ -32,20 +33,19 @@ class Frame:
         c, s = np.cos(np.radians(roll)), np.sin(np.radians(roll))
         return cls(unit * np.array([[c, -s], [s, c]]), np.array(centre))
 
+    @cached_property
+    def fixed(self) -> tuple[Float[np.ndarray, "2 2"], Float[np.ndarray, "2"]]:
+        """The same for rows of points, in OpenCV's numbers: a pixel's centre is a whole one."""
+        steps = 1 << _SHIFT
+        return steps * self.matrix.T, steps * (self.offset - 0.5)
 
-class Canvas:
-    """A picture being drawn; `frame` may be set anew between shapes."""
 
-    def __init__(self, pixels: UInt8[np.ndarray, "S S 3"], frame: Frame):
-        self.pixels = pixels
-        self.frame = frame
+class Drawing(ABC):
+    """What takes shapes, the later ones over the earlier."""
 
+    @abstractmethod
     def fill(self, points: Points, colour: Colour) -> None:
         """A filled polygon."""
-        at = points @ self.frame.matrix.T + self.frame.offset
-        # A pixel's centre is its whole number in OpenCV.
-        fixed = np.rint((at - 0.5) * (1 << _SHIFT)).astype(np.int32)
-        cv2.fillPoly(self.pixels, [fixed], colour, cv2.LINE_8, _SHIFT)
 
     def ellipse(
         self, x: float, y: float, rx: float, ry: float, colour: Colour, turn: float = 0.0
@@ -56,6 +56,36 @@ class Canvas:
     def stroke(self, points: Points, widths: float | np.ndarray, colour: Colour) -> None:
         """A line with its width at every point."""
         self.fill(ribbon(points, widths), colour)
+
+
+class Sketch(Drawing):
+    """Shapes that a canvas draws as often as wanted."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[Points, Colour]] = []
+
+    def fill(self, points: Points, colour: Colour) -> None:
+        """A filled polygon, kept."""
+        self.shapes.append((points, colour))
+
+
+class Canvas(Drawing):
+    """A picture being drawn; `frame` may be set anew between shapes."""
+
+    def __init__(self, pixels: UInt8[np.ndarray, "S S 3"], frame: Frame):
+        self.pixels = pixels
+        self.frame = frame
+
+    def fill(self, points: Points, colour: Colour) -> None:
+        """A filled polygon, drawn."""
+        matrix, offset = self.frame.fixed
+        at = np.rint(points @ matrix + offset).astype(np.int32)
+        cv2.fillPoly(self.pixels, [at], colour, cv2.LINE_8, _SHIFT)
+
+    def draw(self, sketch: Sketch) -> None:
+        """All shapes of a sketch."""
+        for points, colour in sketch.shapes:
+            self.fill(points, colour)
 
     def finished(self, factor: int) -> UInt8[np.ndarray, "s s 3"]:
         """The picture at its own size."""
@@ -82,14 +112,17 @@ def ribbon(points: Points, widths: float | np.ndarray) -> Points:
     along[1:-1] = points[2:] - points[:-2]
     along[0], along[-1] = points[1] - points[0], points[-1] - points[-2]
     along /= np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)[:, None]
-    across = np.stack([-along[:, 1], along[:, 0]], axis=1) * (np.asarray(widths) / 2)[..., None]
+    across = along[:, ::-1] * (-1, 1) * (np.asarray(widths) / 2)[..., None]
     return np.concatenate([points + across, (points - across)[::-1]])
 
 
 def between(x: Float[np.ndarray, " n"], top: np.ndarray, bottom: np.ndarray) -> Points:
     """The area under `top` and over `bottom` (y grows downwards); nothing where they cross."""
-    low = np.maximum(top, bottom)
-    return np.concatenate([np.stack([x, top], 1), np.stack([x, low], 1)[::-1]])
+    n = len(x)
+    points = np.empty((2 * n, 2))
+    points[:n, 0], points[:n, 1] = x, top
+    points[n:, 0], points[n:, 1] = x[::-1], np.maximum(top, bottom)[::-1]
+    return points
 
 
 def curve(*points: tuple[float, float], steps: int = 12) -> Points:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from memo_jax.puppets.canvas import Canvas, Points, between, curve, ellipse
+from memo_jax.puppets.canvas import Canvas, Drawing, Points, between, curve, ellipse
 from memo_jax.puppets.identity import Colour, Identity, blend, shade
 
 _DROP = 0.10  # how far the chin falls when the mouth is wide open
@@ -53,7 +53,7 @@ def draw_background(canvas: Canvas, who: Identity) -> None:
         canvas.fill(square * (0.28, 0.03) + (0.68, 0.28), b)
 
 
-def draw_body(canvas: Canvas, who: Identity) -> None:
+def draw_body(canvas: Drawing, who: Identity) -> None:
     """Neck and clothes, in the head's units, upright."""
     neck = 0.36 * who.head_width / 0.8
     skin = shade(who.skin, 0.82)
@@ -86,7 +86,7 @@ def draw_body(canvas: Canvas, who: Identity) -> None:
             canvas.stroke(np.array([(side * 0.16, 1.2), (side * 0.18, 1.7)]), 0.05, trim)
 
 
-def draw_hair_behind(canvas: Canvas, who: Identity) -> None:
+def draw_hair_behind(canvas: Drawing, who: Identity) -> None:
     """What of the hair the head hides."""
     w, h = who.head_width, who.hair_height
     dark = shade(who.hair_colour, 0.8)
@@ -167,7 +167,7 @@ def draw_beard(canvas: Canvas, who: Identity, opening: float) -> None:
         canvas.fill(between(0.3 * x, top, top + 0.1 * (1 - x**2) ** 0.5), colour)
 
 
-def draw_hair(canvas: Canvas, who: Identity) -> None:
+def draw_hair(canvas: Drawing, who: Identity) -> None:
     """The hair, or what is worn, before the head."""
     w, h, colour = who.head_width, who.hair_height, who.hair_colour
     style = who.hair
@@ -224,12 +224,12 @@ def draw_hair(canvas: Canvas, who: Identity) -> None:
         canvas.stroke(shine, 0.07 * taper, shade(colour, 1.22))
 
 
-def _ring(canvas: Canvas, outer: Points, inner: Points, colour: Colour) -> None:
+def _ring(canvas: Drawing, outer: Points, inner: Points, colour: Colour) -> None:
     """The area between two outlines that both go round once the same way."""
     canvas.fill(np.concatenate([outer, outer[:1], inner[:1], inner[::-1]]), colour)
 
 
-def draw_glasses(canvas: Canvas, who: Identity) -> None:
+def draw_glasses(canvas: Drawing, who: Identity) -> None:
     """Glasses, above all else."""
     if who.glasses == "none":
         return

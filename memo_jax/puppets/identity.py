@@ -3,6 +3,7 @@
 import colorsys
 import dataclasses
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -177,12 +178,14 @@ def rgb(values: np.ndarray) -> Colour:
     return r, g, b
 
 
+@lru_cache(maxsize=4096)
 def shade(colour: Colour, by: float) -> Colour:
     """A colour made darker (`by` below 1) or lighter (above 1, towards white)."""
     values = np.array(colour, np.float64)
     return rgb(values * by if by <= 1 else values + (255 - values) * (by - 1))
 
 
+@lru_cache(maxsize=4096)
 def blend(a: Colour, b: Colour, share: float) -> Colour:
     """`share` of b in a."""
     return rgb((1 - share) * np.array(a) + share * np.array(b))

@@ -1,12 +1,13 @@
 """Pictures of a puppet: an identity and a truth become frames."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 from jaxtyping import UInt8
 
 from memo_jax.errors import UserError
-from memo_jax.puppets.canvas import Canvas, Frame, oversampling
+from memo_jax.puppets.canvas import Canvas, Drawing, Frame, Sketch, oversampling
 from memo_jax.puppets.emotion import expression
 from memo_jax.puppets.features import draw_brow, draw_eye, draw_mouth, draw_nose
 from memo_jax.puppets.head import (
@@ -57,9 +58,9 @@ def draw(who: Identity, truth: Truth, frame: int, size: int) -> UInt8[np.ndarray
         ((CENTRE[0] + 0.5 * at["x"]) * large, (CENTRE[1] + 0.5 * at["y"]) * large),
     )
     canvas = Canvas(_background(who, large).copy(), head)
-    draw_hair_behind(canvas, who)
+    canvas.draw(_sketch(draw_hair_behind, who))
     canvas.frame = body
-    draw_body(canvas, who)
+    canvas.draw(_sketch(draw_body, who))
     canvas.frame = head
     draw_head(canvas, who, at["opening"], face.flush, face.pallor)
     draw_beard(canvas, who, at["opening"])
@@ -67,16 +68,24 @@ def draw(who: Identity, truth: Truth, frame: int, size: int) -> UInt8[np.ndarray
     draw_mouth(canvas, who, face, at["opening"], at["width"], at["rounding"])
     for side in (-1, 1):
         draw_eye(canvas, who, face, side, at["blink"], (at["gaze_x"], at["gaze_y"]))
-    draw_hair(canvas, who)
+    canvas.draw(_sketch(draw_hair, who))
     for side in (-1, 1):
         draw_brow(canvas, who, face, side)
-    draw_glasses(canvas, who)
+    canvas.draw(_sketch(draw_glasses, who))
     return canvas.finished(factor)
 
 
 _DRAWN = (
     *("opening", "width", "rounding", "x", "y", "roll", "scale", "blink", "gaze_x", "gaze_y"),
 )
+
+
+@lru_cache(maxsize=256)
+def _sketch(draw: Callable[[Drawing, Identity], None], who: Identity) -> Sketch:
+    """What looks the same in every frame."""
+    sketch = Sketch()
+    draw(sketch, who)
+    return sketch
 
 
 @lru_cache(maxsize=64)
