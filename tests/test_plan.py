@@ -62,6 +62,7 @@ def answers(monkeypatch):
                 chip=chip_of(args.topology),
                 devices=4,
                 clips=config["batch_size"],
+                positions=64,
                 composed=how == "pieces",
                 given={"parameters": GIB},
                 temporary=answer * GIB,

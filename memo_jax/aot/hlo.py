@@ -105,6 +105,21 @@ def largest(program: Program, count: int = 3) -> list[tuple[str, float]]:
     return sorted(found.items(), key=lambda item: -item[1])[:count]
 
 
+def pairs(program: Program, positions: int) -> list[str]:
+    """Shapes with a number for every pair of positions, as attention's scores are when they are
+    made whole: those of which two dimensions are multiples of `positions`. Of all values, what
+    stays within a fusion or in fast memory too."""
+    return sorted(
+        {
+            f"{match[1]}[{match[2]}]"
+            for computation in program.computations.values()
+            for op in computation
+            for match in _SHAPE.finditer(op.result)
+            if sum(size > 0 and size % positions == 0 for size in _sizes(match)) > 1
+        }
+    )
+
+
 def _traffic(program: Program, op: Op, results: dict[str, str]) -> float:
     if op.kind in _FREE or op.kind.endswith("-done"):
         return 0.0

@@ -40,6 +40,7 @@ def as_whole(planned: Planned, chip: Chip, effort: float, **said: Any) -> Report
     found = hlo.collectives(program)
     sizes = needed - given, code
     said["largest"] = hlo.largest(program)
+    said["pairs"] = hlo.pairs(program, planned.positions)
     return _report(planned, chip, begun, sizes, hlo.moved(program), found, **said)
 
 
@@ -86,6 +87,7 @@ def _report(
         chip=chip,
         devices=planned.mesh.size,
         clips=planned.clips,
+        positions=planned.positions,
         composed=composed,
         given=planned.given,
         temporary=sizes[0],

@@ -43,6 +43,7 @@ class Planned:
       given: {what: bytes of one device}: all that it is given.
       donated: how many leaves, the first, it may overwrite.
       clips: that one run of it takes or makes, over all devices.
+      positions: of a frame's latents.
       model_flops: of one device, without what is computed again and without padding.
     """
 
@@ -52,6 +53,7 @@ class Planned:
     leaves: list[Any]
     donated: int
     clips: int
+    positions: int
     model_flops: float
 
     @property
@@ -120,6 +122,7 @@ def training(spec: ModelSpec, config: TrainConfig, devices: Any, past_frames: in
         leaves=jax.tree.leaves((state, frozen, batch)),
         donated=len(jax.tree.leaves(state)),
         clips=config.batch_size,
+        positions=_positions(spec),
         model_flops=model_flops,
     )
 
@@ -206,8 +209,13 @@ def generation(
         leaves=jax.tree.leaves(args),
         donated=len(jax.tree.leaves(carry)),
         clips=chunk,
+        positions=_positions(spec),
         model_flops=model_flops,
     )
+
+
+def _positions(spec: ModelSpec) -> int:
+    return int((spec.sampler.image_size // spec.parts["vae"].config.factor) ** 2)
 
 
 def own_flops(traced: Any, mesh: Mesh) -> float:

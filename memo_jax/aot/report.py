@@ -17,6 +17,7 @@ class Report:
     Attributes:
       what: the program in words; topology, chip: where it would run; devices: of it.
       clips: that one run takes or makes, over all devices.
+      positions: of a frame's latents.
       composed: whether the numbers are of pieces compiled apart; `pieces` says how many.
       given: {what: bytes} of arguments; temporary: bytes beside them at the worst moment; code:
         bytes of the program itself.
@@ -28,6 +29,7 @@ class Report:
       seconds: that compiling took.
       refused: the compiler's own words where the program does not fit.
       largest: the largest values that the program makes, and their bytes; of a whole one alone.
+      pairs: shapes with a number for every pair of positions; of a whole one alone.
     """
 
     what: str
@@ -35,6 +37,7 @@ class Report:
     chip: Chip
     devices: int
     clips: int
+    positions: int
     composed: bool
     given: dict[str, float]
     temporary: float
@@ -49,6 +52,7 @@ class Report:
     pieces: tuple[int, int] | None = None
     refused: str = ""
     largest: list[tuple[str, float]] = field(default_factory=list)
+    pairs: list[str] = field(default_factory=list)
 
     @property
     def peak(self) -> float:
@@ -135,6 +139,8 @@ class Report:
         if self.largest:
             sizes = ", ".join(f"{shape} {size / _GIB:.2f}" for shape, size in self.largest)
             lines.append(f"  the largest values made, GiB: {sizes}")
+            scores = ", ".join(self.pairs) or "none"
+            lines.append(f"  values of {self.positions} x {self.positions} positions: {scores}")
         lines.append("work of one device")
         own = f"{self.model_flops / 1e12:.2f}"
         lines.append(f"  {self.flops / 1e12:.2f} TFLOP, of which the model's own {own}")

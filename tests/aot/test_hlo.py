@@ -141,3 +141,16 @@ def test_the_largest_values_are_those_made_in_the_large_memory():
     )
     found = hlo.largest(hlo.parse(wider), 2)
     assert found == [("bf16[300]", 600.0), ("f32[9,8]", 288.0)]
+
+
+def test_what_has_a_number_for_every_pair_of_positions_is_found_within_fusions_too():
+    program = hlo.parse(TRAFFIC)
+    assert hlo.pairs(program, 64) == []
+    for line, found in (
+        ("  %w = f32[2,64,64]{2,1,0} add(%f, %f)\n", ["f32[2,64,64]"]),
+        ("  %w = (f32[64,40]{1,0}, bf16[128,64]{1,0:S(1)}) sort(%f, %f)\n", ["bf16[128,64]"]),
+        ("  %w = f32[64,65,1]{2,1,0} add(%f, %f)\n", []),
+    ):
+        for place in ("  %b =", "  ROOT %s ="):  # the entry, a fused computation
+            assert place in TRAFFIC
+            assert hlo.pairs(hlo.parse(TRAFFIC.replace(place, line + place)), 64) == found

@@ -22,6 +22,7 @@ def report(**fields):
             "chip": chip_of("v5e:4x4"),
             "devices": 16,
             "clips": 16,
+            "positions": 4096,
             "composed": False,
             "given": {"parameters": 2 * GIB, "optimizer": 3 * GIB},
             "temporary": 5 * GIB,
@@ -123,3 +124,11 @@ def test_advice_names_what_is_not_done_yet():
     done = {"fsdp_axis": 16, "remat": "layer", "optimizer": "adafactor"}
     (line,) = search.advice(report(temporary=20 * GIB), TrainConfig(**done).to_dict())
     assert "more memory" in line
+
+
+def test_a_report_says_whether_a_value_has_every_pair_of_positions():
+    shapes = [("bf16[1,16,4096,2560]", GIB)]
+    assert "values of 4096 x 4096 positions: none" in str(report(largest=shapes))
+    scores = report(largest=shapes, pairs=["f32[8,4096,4096]"])
+    assert "values of 4096 x 4096 positions: f32[8,4096,4096]" in str(scores)
+    assert "positions" not in str(report())  # composed of pieces: not known
