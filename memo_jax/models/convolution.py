@@ -83,9 +83,15 @@ def _backward(
 ) -> tuple[Array, Array]:
     x, kernel = kept
     (to_x,) = jax.linear_transpose(lambda x: _xla(x, kernel, strides, padding), x)(gradient)
-    columns = _columns(x, kernel.shape, strides, padding)
-    to_kernel = jnp.einsum("nhwk,nhwo->ko", columns, gradient)
-    return to_x, to_kernel.reshape(kernel.shape)
+    *size, c_in, c_out = kernel.shape
+    ends = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(size, padding, strict=True))
+    if c_in <= c_out or strides != (1, 1) or min(map(min, ends)) < 0:
+        columns = _columns(x, kernel.shape, strides, padding)
+        return to_x, jnp.einsum("nhwk,nhwo->ko", columns, gradient).reshape(kernel.shape)
+    # The gradient has fewer channels to lay side by side: what it sees of x is x seen backwards.
+    columns = _columns(gradient, (*size, c_out, c_in), strides, ends)
+    to_kernel = jnp.einsum("nhwi,nhwk->ik", x, columns).reshape(c_in, *size, c_out)
+    return to_x, rearrange(to_kernel, "i h w o -> h w i o")[::-1, ::-1]
 
 
 _with_quick_gradient.defvjp(_forward, _backward)

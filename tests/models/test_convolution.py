@@ -10,6 +10,7 @@ from memo_jax.models.platform import on_platform
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 SAME, FAR, NONE = ((1, 1), (1, 1)), ((0, 1), (0, 1)), ((0, 0), (0, 0))
+WIDE = ((3, 3), (3, 3))  # beyond the kernel
 
 
 def drawn(*shape: int) -> jax.Array:
@@ -20,6 +21,7 @@ def xla(x, kernel, strides, padding):
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=NUMBERS)
 
 
+@pytest.mark.parametrize("channels", [(5, 7), (7, 5)], ids=["more", "fewer"])
 @pytest.mark.parametrize(
     ("height", "width", "stride", "padding"),
     [
@@ -33,10 +35,12 @@ def xla(x, kernel, strides, padding):
         (6, 7, 2, SAME),
         (7, 6, 2, FAR),
         (6, 6, 1, NONE),
+        (6, 6, 1, FAR),
+        (6, 6, 1, WIDE),
     ],
 )
-def test_values_and_gradients(height, width, stride, padding):
-    x, kernel = drawn(3, height, width, 5), drawn(3, 3, 5, 7)
+def test_values_and_gradients(height, width, stride, padding, channels):
+    x, kernel = drawn(3, height, width, channels[0]), drawn(3, 3, *channels)
     strides = (stride, stride)
 
     def ours(x, kernel):
