@@ -290,24 +290,27 @@ def test_a_damaged_other_clip_costs_nothing_while_there_is_another(tmp_path, mak
 
 
 def test_batches_are_made_while_the_main_thread_does_something_else(ten, monkeypatch):
-    made, makers = [], set()
+    made, makers, may_make = [], set(), threading.Event()
     stack = loader_module._stack
 
     def slow(elements):
-        time.sleep(0.05)
+        assert may_make.wait(20)
         made.append(1)
         makers.add(threading.current_thread())
         return stack(elements)
 
     monkeypatch.setattr(loader_module, "_stack", slow)
+    may_make.set()
     loader = open_loader(ten, threads=4, prefetch=4)
     next(loader)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(made) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)  # training's step
-    start = time.monotonic()
-    next(loader)
-    assert time.monotonic() - start < 0.05  # it was ready
+    may_make.clear()
+    try:
+        next(loader)  # which was ready
+    finally:
+        may_make.set()
     assert len(made) >= 5 and threading.main_thread() not in makers
 
 
