@@ -33,6 +33,9 @@ class WindowConfig(Config):
       portrait_past: probability that the past frames are copies of the reference, as they are
         before the first clip of a video. With a decoupled reference, nothing but the label then
         tells of the target's emotion. 0, as published, leaves this case to generation.
+      other_past: probability that the past frames are those before the reference, in its clip:
+        a decoupled person moves there, and feels otherwise than the label says, as in a video
+        that is to change its emotion. 0, as published, leaves this case to generation, too.
       audio_edge: probability that nothing is heard before the first target frame: the part of the
         audio windows left of it repeats it, as where a recording starts.
     """
@@ -44,6 +47,7 @@ class WindowConfig(Config):
     same_clip_fallback: bool = False
     still_past: float = 0.05
     portrait_past: float = 0.0
+    other_past: float = 0.0
     audio_edge: float = 0.05
 
     def __post_init__(self) -> None:
@@ -53,9 +57,14 @@ class WindowConfig(Config):
             )
         if self.form not in get_args(Form):
             raise UserError(f"form {self.form!r}, expected {' or '.join(get_args(Form))}")
-        for name in ("still_past", "portrait_past", "audio_edge"):
+        for name in ("still_past", "portrait_past", "other_past", "audio_edge"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} {getattr(self, name)}, expected 0 to 1")
+        if self.portrait_past + self.other_past > 1:
+            raise UserError(
+                f"portrait_past {self.portrait_past} and other_past {self.other_past}, which "
+                "exclude each other, expected 1 at most together"
+            )
 
 
 def cut(
@@ -100,8 +109,11 @@ def cut(
         past[:] = start
     whose, at, fallback = _reference(clip, start, rng, config, other)
     before = clip
-    if rng.random() < config.portrait_past:
+    drawn = rng.random()
+    if drawn < config.portrait_past:
         before, past = whose, np.full_like(past, at)
+    elif drawn < config.portrait_past + config.other_past:
+        before, past = whose, np.maximum(np.arange(at - config.past_frames, at), 0)
     heard = clip.audio[start:] if edge else clip.audio
     first = 0 if edge else start
     return {

@@ -50,7 +50,7 @@ class TrainConfig(Config):
       model: the model to start from; data: the folder of the data set.
       form: "latents" where preparation stored them, or "images", which the VAE encodes as they
         come, `encode_frames` frames of every sample at a time.
-      decoupled, same_clip_fallback, still_past, portrait_past, audio_edge: as in
+      decoupled, same_clip_fallback, still_past, portrait_past, other_past, audio_edge: as in
         `data.windows.WindowConfig`.
       image_size: pixels of the square; None is the model's.
       frames: of a sample; stage 1 takes one.
@@ -90,6 +90,7 @@ class TrainConfig(Config):
     same_clip_fallback: bool = False
     still_past: float = 0.05
     portrait_past: float = 0.0
+    other_past: float = 0.0
     audio_edge: float = 0.05
     image_size: int | None = None
     frames: int = 16
@@ -155,7 +156,7 @@ class TrainConfig(Config):
         _in_range("student_steps", self.student_steps, 2)
         for name in ("image_size", "steps", "learning_rate", "grad_clip", "epsilon"):
             _in_range(name, getattr(self, name), 0, open_low=True)
-        shares = ("still_past", "portrait_past", "audio_edge", "bad_share")
+        shares = ("still_past", "portrait_past", "other_past", "audio_edge", "bad_share")
         for name in ("beta1", "beta2", "ema_decay", *shares):
             _in_range(name, getattr(self, name), 0, 1)
         _in_range("robust_threshold", self.robust_threshold, 0, open_low=True)

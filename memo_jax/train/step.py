@@ -119,6 +119,7 @@ class Trainer:
             same_clip_fallback=config.same_clip_fallback,
             still_past=config.still_past,
             portrait_past=config.portrait_past,
+            other_past=config.other_past,
             audio_edge=config.audio_edge,
         )
 

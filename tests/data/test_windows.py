@@ -110,6 +110,29 @@ def test_past_frames_may_be_the_portrait_as_before_a_video(clip, config):
         assert all((new[k] == old[k]).all() for k in new if portrait is False or "past" not in k)
 
 
+def test_past_frames_may_be_those_before_the_reference_in_the_other_clip(make_clip):
+    clip, other = make_clip(1, n=30, corpus="MEAD"), make_clip(2, n=12)
+    config = dataclasses.replace(PLAIN, portrait_past=0.3, other_past=0.4)
+    samples, without = (many(clip, 400, c, lambda rng: other) for c in (config, PLAIN))
+    moved = 0
+    for new, old in zip(samples, without, strict=True):
+        if (new["past"] == new["reference"][None]).all():
+            continue
+        if not (new["past"] == old["past"]).all():
+            at = shown(new["reference"][None])[0]
+            np.testing.assert_array_equal(shown(new["past"]), np.maximum(np.arange(at - 6, at), 0))
+            assert (new["past"][..., 1] == new["reference"][..., 1]).all()  # the clip's number
+            moved += 1
+        # What else is drawn does not change.
+        assert all((new[k] == old[k]).all() for k in new if k != "past")
+    assert 0.3 < moved / 400 < 0.5
+
+
+def test_shares_that_exclude_each_other_are_one_at_most():
+    with pytest.raises(UserError, match="exclude each other, expected 1 at most"):
+        WindowConfig(portrait_past=0.6, other_past=0.5)
+
+
 def test_a_cut_edge_of_the_sound_repeats_the_first_target_frame(clip):
     config = dataclasses.replace(LATENTS, audio_edge=0.05)
     cuts = []
