@@ -84,7 +84,7 @@ def conv(
 def matrix_init(rngs: Rngs) -> nnx.initializers.Initializer:
     """LeCun's normal; zeros where only shapes are wanted, since tracing a random draw for each of
     thousands of kernels takes most of the time that shapes take."""
-    if getattr(rngs, "shapes_only", False):
+    if getattr(rngs, "shapes_only", False) is True:  # `nnx.Rngs` has a stream of every name
         return nnx.initializers.zeros
     return nnx.initializers.lecun_normal()
 
