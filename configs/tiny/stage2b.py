@@ -2,26 +2,63 @@ r"""Stage 2 of `tiny`, joint: everything but the VAE, with 16, 32 or 48 past fra
 
 python -m memo_jax.train --config configs/tiny/stage2b.py --data LATENTS --model STAGE2A --run DIR
 
-Then on from there, with guidance's null branch:
+Then on from there, each from the run of the one before (`stage2b.py:null` and so on):
 
-python -m memo_jax.train --config configs/tiny/stage2b.py:null --data LATENTS --model DIR --run NULL
-
-And with the loss in the velocity, which counts the last steps of generation, where details are
-made, as much as the others:
-
-python -m memo_jax.train --config configs/tiny/stage2b.py:velocity --data LATENTS --model NULL \
-    --run NEW
+null      with guidance's null branch
+velocity  with the loss in the velocity, which counts the last steps of generation, where details
+          are made, as much as the others
+emotion   with past frames of another emotion than the one asked for, as where a video changes it
+detail    with more low noise levels, where brows and lids are made
 """
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("", "null", "velocity", "coupled", "fixed", "smoke")
+NULL = {
+    "past_frames": (16,),  # as generation has, which is quicker
+    "portrait_past": 0.5,
+    "drop": {"null": 0.1},
+    "steps": 2_600,
+    "learning_rate": 7e-4,
+    "decay_steps": 2_000,
+}
+VELOCITY = NULL | {
+    "loss": "velocity",
+    "steps": 1_500,
+    "decay_steps": 1_000,
+    "checkpoint_every": 250,
+}
+EMOTION = VELOCITY | {
+    "portrait_past": 0.45,
+    "other_past": 0.15,
+    "steps": 1_200,
+    "decay_steps": 700,
+    "checkpoint_every": 200,
+}
+DETAIL = EMOTION | {"level_mean": -0.5, "steps": 1_500, "decay_steps": 800}
+
+VARIANTS = {
+    "": {},
+    "null": NULL,
+    "velocity": VELOCITY,
+    "emotion": EMOTION,
+    "detail": DETAIL,
+    "coupled": {"decoupled": ()},  # the portrait is of the same clip: the ablation of decoupling
+    "fixed": {"past_frames": (16,)},  # the ablation of dynamic past frames
+    "smoke": {
+        "model": "tiny",
+        "batch_size": 2,
+        "steps": 2,
+        "log_every": 1,
+        "frames": 2,
+        "past_frames": (2,),
+    },
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """2,500 steps of 4 clips; `arg` is one of `VARIANTS`."""
     if arg not in VARIANTS:
-        raise ValueError(f"no variant {arg!r}; expected one of {VARIANTS}")
+        raise ValueError(f"no variant {arg!r}; expected one of {tuple(VARIANTS)}")
     config = ConfigDict()
     config.stage = "2b"
     config.model = ""
@@ -45,23 +82,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.log_every = 50
     config.checkpoint_every = 500
     config.run = {"tensorboard": False}
-    if arg in ("null", "velocity"):  # of 16 past frames, as generation has, which is quicker
-        config.past_frames = (16,)
-        config.portrait_past = 0.5
-        config.drop = {"null": 0.1}
-        config.steps = 2_600
-        config.learning_rate = 7e-4
-        config.decay_steps = 2_000
-    if arg == "velocity":
-        config.loss = "velocity"
-        config.steps = 1_500
-        config.decay_steps = 1_000
-        config.checkpoint_every = 250
-    if arg == "coupled":  # the portrait is of the same clip: the ablation of decoupling
-        config.decoupled = ()
-    if arg == "fixed":  # the ablation of dynamic past frames
-        config.past_frames = (16,)
-    if arg == "smoke":
-        config.update(model="tiny", batch_size=2, steps=2, log_every=1)
-        config.update(frames=2, past_frames=(2,))
+    config.update(VARIANTS[arg])
     return config.lock()
