@@ -1,15 +1,17 @@
 """Makes `tiny` as its training starts: the real architecture at 64 x 64 pixels, from a seed.
 
     python tools/make_tiny.py START
-    python tools/make_tiny.py CROSS --audio-attention cross --keep RUN
+    python tools/make_tiny.py JOINT --keep tiny --fresh "audio_proj/|audio_modules|motion_modules"
+    python tools/make_tiny.py CROSS --audio-attention cross --keep STAGE1
 
-The first is as initialised. The second is a variant for an ablation, with every parameter that a
-trained model or a run has too.
+The first is as initialised. The others are beginnings of an ablation, with every parameter that a
+trained model or a run has too, but for those that are to be learnt again.
 """
 
-import argparse
 import dataclasses
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -17,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from memo_jax.audio.logmel import LogMelConfig
+from memo_jax.command import Parser, run
 from memo_jax.config import (
     AudioAttention,
     AudioProjectionConfig,
@@ -27,6 +30,7 @@ from memo_jax.config import (
     SamplerConfig,
     VAEConfig,
 )
+from memo_jax.errors import UserError
 from memo_jax.train.run import is_run, run_model
 from memo_jax.weights.build import CountingRngs, flatten
 from memo_jax.weights.components import COMPONENTS, assemble
@@ -102,45 +106,64 @@ def make(seed: int, audio_attention: AudioAttention = "joint") -> Model:
     return Model(spec, modules)
 
 
-def keep(model: Model, source: str) -> tuple[Model, int, int]:
+def keep(model: Model, source: str, fresh: str = "") -> tuple[Model, int, int]:
     """`model` with the parameters of another that have the same place and shape; how many values
-    those are, and how many stay as they were."""
+    those are, and how many stay as they were.
+
+    Args:
+      fresh: a regular expression; what it finds in whole paths stays as it was, too.
+
+    Raises:
+      UserError: it is none, or finds nothing.
+    """
+    try:
+        again = re.compile(fresh) if fresh else None
+    except re.error as error:
+        raise UserError(f"--fresh {fresh!r} is no regular expression: {error}") from error
     path = Path(source)
     other = load_model(run_model(path, _say) if is_run(path) else source, jnp.float32)
-    modules, kept, fresh = {}, 0, 0
+    modules, kept, left, found = {}, 0, 0, False
     for name, module in model.modules.items():
         graphdef, state = nnx.split(module)
         values, theirs = flatten(state), flatten(nnx.state(other.modules[name]))
         for place, value in values.items():
-            if place in theirs and theirs[place].shape == value.shape:
+            learnt_again = again is not None and again.search(f"{name}/{place}") is not None
+            found |= learnt_again
+            fits = place in theirs and theirs[place].shape == value.shape
+            if fits and not learnt_again:
                 values[place] = theirs[place]
                 kept += value.size
             else:
-                fresh += value.size
+                left += value.size
         modules[name] = assemble(graphdef, values)
-    return Model(model.spec, modules), kept, fresh
+    if again is not None and not found:
+        raise UserError(f"--fresh {fresh!r} finds no parameter; expected say 'audio_modules'")
+    return Model(model.spec, modules), kept, left
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where to write; must not exist")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--audio-attention", choices=["joint", "cross"], default="joint")
     parser.add_argument("--keep", help="a model or a run whose parameters are taken where they fit")
-    args = parser.parse_args()
+    parser.add_argument("--fresh", default="", help="a pattern of paths that are not taken")
+    args = parser.parse_args(arguments)
+    if args.fresh and not args.keep:
+        raise UserError("--fresh says what --keep leaves; expected --keep MODEL beside it")
     model = make(args.seed, args.audio_attention)
     if args.keep:
-        model, kept, fresh = keep(model, args.keep)
-        print(f"{kept / 1e6:.2f} M parameters of {args.keep}, {fresh / 1e6:.2f} M as initialised")
+        model, kept, left = keep(model, args.keep, args.fresh)
+        print(f"{kept / 1e6:.2f} M parameters of {args.keep}, {left / 1e6:.2f} M as initialised")
     write_model(args.folder, model)
     leaves = [leaf for m in model.modules.values() for leaf in jax.tree.leaves(nnx.state(m))]
     print(f"{args.folder}: {sum(leaf.size for leaf in leaves) / 1e6:.2f} M parameters")
 
 
 if __name__ == "__main__":
-    main()
+    run("make_tiny.py", main)
