@@ -9,6 +9,12 @@ velocity  with the loss in the velocity, which counts the last steps of generati
           are made, as much as the others
 emotion   with past frames of another emotion than the one asked for, as where a video changes it
 detail    with more low noise levels, where brows and lids are made
+
+The ablations are shorter, each from a run of stage2a.py:ablation or :coupled (docs/tiny.md):
+
+dynamic   as above; what the others are compared with
+fixed     always 16 past frames
+coupled   the portrait is of the same clip
 """
 
 from ml_collections import ConfigDict
@@ -35,6 +41,15 @@ EMOTION = VELOCITY | {
     "checkpoint_every": 200,
 }
 DETAIL = EMOTION | {"level_mean": -0.5, "steps": 1_500, "decay_steps": 800}
+ABLATION = {
+    "portrait_past": 0.5,
+    "drop": {"null": 0.1},
+    "loss": "velocity",
+    "steps": 600,
+    "learning_rate": 7e-4,
+    "decay_steps": 300,
+    "checkpoint_every": 200,
+}
 
 VARIANTS = {
     "": {},
@@ -42,8 +57,9 @@ VARIANTS = {
     "velocity": VELOCITY,
     "emotion": EMOTION,
     "detail": DETAIL,
-    "coupled": {"decoupled": ()},  # the portrait is of the same clip: the ablation of decoupling
-    "fixed": {"past_frames": (16,)},  # the ablation of dynamic past frames
+    "dynamic": ABLATION,
+    "fixed": ABLATION | {"past_frames": (16,)},
+    "coupled": ABLATION | {"decoupled": ()},
     "smoke": {
         "model": "tiny",
         "batch_size": 2,

@@ -48,10 +48,11 @@ class Study:
 
 
 OTHER_TRAININGS = {
-    "dynamic": "what the others are compared with: the same recipe, after as many steps",
-    "cross": "stage 2 from `tools/make_tiny.py CROSS --audio-attention cross --keep STAGE1`",
-    "coupled": "stage 2 by configs/tiny/stage2a.py:coupled and stage2b.py:coupled",
-    "fixed": "stage 2b by configs/tiny/stage2b.py:fixed",
+    "dynamic": "what the others are compared with: configs/tiny/stage2a.py:ablation, then "
+    "stage2b.py:dynamic, from `tools/make_tiny.py JOINT --keep tiny --fresh PATTERN`",
+    "cross": "the same from `tools/make_tiny.py CROSS --audio-attention cross` and so on",
+    "coupled": "configs/tiny/stage2a.py:coupled, then stage2b.py:coupled",
+    "fixed": "the run of stage 2a of `dynamic`, then configs/tiny/stage2b.py:fixed",
 }
 """Names that variants may use beside `MAIN`, and how each is made."""
 
