@@ -23,6 +23,7 @@ from memo_jax.metrics import plotting
 from memo_jax.metrics.compare import add_options, compare, emotion_judge, from_options
 from memo_jax.metrics.report import write_report
 from memo_jax.metrics.table import to_markdown
+from memo_jax.puppets import espeak
 from memo_jax.train.run import is_run, run_model
 from memo_jax.weights.folder import Model
 from memo_jax.weights.sources import load_model
@@ -90,7 +91,10 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"output {args.output!r} cannot be made: {one_line(error)}") from error
     models = {name: _load(source, args.quiet) for name, source in sources.items()}
     suite = Suite(folder, models, seeds=args.seeds, share=args.share, long_seconds=args.long)
-    _make(suite, suite.missing(list(studies.values())), models, args.quiet)
+    jobs = suite.missing(list(studies.values()))
+    if any(job.variant.tasks.get("speech", "synth") != "synth" for job in jobs):
+        espeak.program()  # tells that it is missing before others' videos are made
+    _make(suite, jobs, models, args.quiet)
     _report(folder, suite, studies, sources, args)
 
 

@@ -159,6 +159,14 @@ def test_plots_that_cannot_be_drawn_are_told_before_anything_is_measured(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_voice_that_is_not_there_is_told_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("memo_jax.puppets.espeak.shutil.which", lambda name: None)
+    monkeypatch.setattr(Suite, "make", lambda *_: pytest.fail("made a video"))
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="espeak-ng is not installed"):
+        command.main(["--suite", "puppets", "--studies", "main", "--output", str(out)])
+
+
 def test_two_folders_of_videos(tmp_path, capsys):
     for name in ("real", "made"):
         (tmp_path / name).mkdir()
