@@ -1,4 +1,4 @@
-"""The pictures of docs/tiny.md: the bundled recording with every emotion, and mouth against sound.
+"""The pictures of the bundled recording: the README's row, every emotion, mouth against sound.
 
     python tools/tiny_pictures.py docs --model tiny
 
@@ -23,13 +23,14 @@ from memo_jax.puppets.readers import Readers
 from memo_jax.sample import ASSETS
 
 EVERY = 8  # frames of the sheet
+FIRST, SIDE = 12, 96  # frames of the README's row, and pixels of each
 LABEL = 80  # pixels left of a row
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where tiny_sheet.png and tiny_mouth.png go")
+    parser.add_argument("folder", type=Path, help="where tiny_*.png go")
     parser.add_argument("--model", default="tiny")
     args = parser.parse_args()
     matplotlib.use("agg")
@@ -38,6 +39,8 @@ def main() -> None:
     for emotion in (None, *SHOWN):
         video = pipe(ASSETS / "portrait.png", ASSETS / "recording.wav", emotion=emotion)
         seen[emotion] = readers.read(video.frames)
+        if emotion is None:
+            Image.fromarray(_row(video.frames)).save(args.folder / "tiny_first.png")
         shown = np.concatenate(list(video.frames[::EVERY]), axis=1)
         rows.append(np.concatenate([_label(emotion or "as heard", len(shown)), shown], axis=1))
     Image.fromarray(np.concatenate(rows)).save(args.folder / "tiny_sheet.png")
@@ -50,6 +53,11 @@ def main() -> None:
     _plot(args.folder / "tiny_mouth.png", opening, truth, sound, video.fps)
     found = lips(opening, truth)
     print(f"mouth against sound: correlation {found.correlation:.3f} at lag {found.lag}")
+
+
+def _row(frames: np.ndarray) -> np.ndarray:
+    at = np.linspace(0, len(frames) - 1, FIRST).round().astype(int)
+    return np.concatenate([cv2.resize(frames[i], (SIDE, SIDE)) for i in at], axis=1)
 
 
 def _label(text: str, height: int) -> np.ndarray:

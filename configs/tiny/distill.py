@@ -1,6 +1,6 @@
 r"""Four steps of `tiny` in the place of ten, without guidance, learnt from the model itself.
 
-python -m memo_jax.train --config configs/tiny/distill.py --data LATENTS --model DETAIL --run DIR
+python -m memo_jax.train --config configs/tiny/distill.py --data LATENTS --model POLISH --run DIR
 """
 
 from ml_collections import ConfigDict

@@ -9,6 +9,7 @@ velocity  with the loss in the velocity, which counts the last steps of generati
           are made, as much as the others
 emotion   with past frames of another emotion than the one asked for, as where a video changes it
 detail    with more low noise levels, where brows and lids are made
+polish    the same with a rate that falls from the first step, and a longer mean of the weights
 
 The ablations are shorter, each from a run of stage2a.py:ablation or :coupled (docs/tiny.md):
 
@@ -41,6 +42,12 @@ EMOTION = VELOCITY | {
     "checkpoint_every": 200,
 }
 DETAIL = EMOTION | {"level_mean": -0.5, "steps": 1_500, "decay_steps": 800}
+POLISH = DETAIL | {
+    "steps": 2_000,
+    "learning_rate": 5e-4,
+    "decay_steps": 1_900,
+    "ema_decay": 0.999,
+}
 ABLATION = {
     "portrait_past": 0.5,
     "drop": {"null": 0.1},
@@ -57,6 +64,7 @@ VARIANTS = {
     "velocity": VELOCITY,
     "emotion": EMOTION,
     "detail": DETAIL,
+    "polish": POLISH,
     "dynamic": ABLATION,
     "fixed": ABLATION | {"past_frames": (16,)},
     "coupled": ABLATION | {"decoupled": ()},
