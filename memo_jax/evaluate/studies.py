@@ -53,6 +53,7 @@ OTHER_TRAININGS = {
     "cross": "the same from `tools/make_tiny.py CROSS --audio-attention cross` and so on",
     "coupled": "configs/tiny/stage2a.py:coupled, then stage2b.py:coupled",
     "fixed": "the run of stage 2a of `dynamic`, then configs/tiny/stage2b.py:fixed",
+    "student": "a run of configs/tiny/distill.py",
 }
 """Names that variants may use beside `MAIN`, and how each is made."""
 
@@ -143,6 +144,16 @@ STUDIES: dict[str, Study] = {
     "steps": Study(
         "How many steps of the sampler?",
         tuple(Variant(f"{n}", sampler={"steps": n}) for n in (4, 8, 20)),
+        (*_LIPS, "emotion", "identity", "jitter"),
+    ),
+    "distilled": Study(
+        "Do four steps of a student, without guidance, do what twenty with it do?",
+        (
+            Variant("20 steps with guidance", sampler={"steps": 20}),
+            Variant("4 steps with guidance", sampler={"steps": 4}),
+            Variant("4 steps without guidance", sampler={"steps": 4, "guidance": 1.0}),
+            Variant("a student's 4 steps", "student"),
+        ),
         (*_LIPS, "emotion", "identity", "jitter"),
     ),
 }
