@@ -1,6 +1,6 @@
 """Puts a trained `tiny` into the package: the bundled preset.
 
-    python tools/bundle_tiny.py RUN memo_jax/assets/models/tiny --guidance 2
+    python tools/bundle_tiny.py RUN memo_jax/assets/models/tiny --guidance 2 --steps 4
 
 RUN is the last run of configs/tiny/stage2b.py. Kernels are stored in bfloat16, all else as it is.
 """
@@ -25,7 +25,7 @@ NOTES = (
 )
 
 
-def bundled(model: Model, guidance: float) -> Model:
+def bundled(model: Model, guidance: float, steps: int) -> Model:
     """The model as it is stored, and as it tells of itself."""
     modules = {}
     for name, module in model.modules.items():
@@ -38,7 +38,7 @@ def bundled(model: Model, guidance: float) -> Model:
     parts = {
         name: dataclasses.replace(part, origin=ORIGIN) for name, part in model.spec.parts.items()
     }
-    sampler = dataclasses.replace(model.spec.sampler, guidance=guidance)
+    sampler = dataclasses.replace(model.spec.sampler, guidance=guidance, steps=steps)
     spec = dataclasses.replace(model.spec, name="tiny", sampler=sampler, parts=parts, notes=NOTES)
     return Model(spec, modules)
 
@@ -49,11 +49,13 @@ def main() -> None:
     parser.add_argument("run", help="a run, or a model folder")
     parser.add_argument("folder", type=Path, help="where to write; must not exist")
     parser.add_argument("--guidance", type=float, required=True, help="that it is to sample with")
+    parser.add_argument("--steps", type=int, required=True, help="of its sampler")
     args = parser.parse_args()
     path, source = Path(args.run), args.run
     if is_run(path):
         source = str(run_model(path, lambda line: print(line, file=sys.stderr)))
-    write_model(args.folder, bundled(load_model(source, jnp.float32), args.guidance))
+    model = load_model(source, jnp.float32)
+    write_model(args.folder, bundled(model, args.guidance, args.steps))
     size = sum(file.stat().st_size for file in args.folder.rglob("*") if file.is_file())
     print(f"{args.folder}: {size / 1e6:.1f} MB")
 
