@@ -3,11 +3,15 @@
     python benchmarks/long_recording.py --minutes 10 --json FILE
 
 The bundled portrait speaks the bundled recording over again, into an mp4 that is thrown away, as
-`memo_jax.sample` makes one. After every chunk the process's resident memory and the clock are read.
+`memo_jax.sample` makes one. After every chunk the process's resident memory and the clock are read,
+and a fixed piece of work is timed: where both the frames and that work slow down, the machine did.
+
+With transparent huge pages the kernel turns half-used pages into whole ones as time goes by, which
+looks like growth; `--huge-pages off` tells it not to for this process.
 """
 
 import argparse
-import itertools
+import ctypes
 import json
 import os
 import statistics
@@ -17,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from memo_jax.bench.generation import ASSETS, write_sound
@@ -27,10 +32,12 @@ from memo_jax.pipeline import Pipeline
 
 MINUTE = 60.0
 PAGE = os.sysconf("SC_PAGE_SIZE")
+# From Linux's prctl.h.
+PR_SET_THP_DISABLE = 41
 
 
 def generate(pipe: Pipeline, minutes: float, quiet: bool) -> list[dict[str, float]]:
-    """Of every chunk: its last frame's second in the video, the clock, resident bytes."""
+    """Of every chunk: its last second in the video, frames, seconds, memory, fixed work."""
     sampler = pipe.sampler
     frames = round(minutes * MINUTE * sampler.fps)
     chunks: list[dict[str, float]] = []
@@ -40,42 +47,42 @@ def generate(pipe: Pipeline, minutes: float, quiet: bool) -> list[dict[str, floa
     ):
         recording, video = Path(folder) / "recording.wav", Path(folder) / "video.mp4"
         write_sound(recording, frames, sampler.fps)
-        side, done = sampler.image_size, 0
+        side, done, begun = sampler.image_size, 0, time.perf_counter()
         with VideoWriter(video, side, side, sampler.fps, sound=recording) as writer:
             for made in pipe.stream(ASSETS / "portrait.png", recording, crop="none", vocals="off"):
                 writer.write(made)
                 done += len(made)
                 bar.update(len(made))
+                ended = time.perf_counter()
                 chunks.append(
                     {
                         "video_seconds": done / sampler.fps,
-                        "clock": time.perf_counter(),
+                        "frames": len(made),
+                        "seconds": ended - begun,
                         "resident_bytes": _resident(),
+                        "fixed_work_seconds": _fixed_work(),
                     }
                 )
+                begun = time.perf_counter()
     return chunks
 
 
-def by_minute(chunks: Sequence[dict[str, float]], fps: float) -> list[dict[str, float]]:
-    """Each whole minute's median resident bytes, and its seconds for a frame: a chunk's median."""
+def by_minute(chunks: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """Each whole minute's medians over its chunks: resident bytes, seconds a frame, fixed work."""
     found = []
-    last = chunks[-1]["video_seconds"]
-    for minute in range(int(last // MINUTE)):
+    for minute in range(int(chunks[-1]["video_seconds"] // MINUTE)):
+        # The very first chunk holds what is done once: compiling, or reading what was compiled.
         inside = [
-            (before, chunk)
-            for before, chunk in itertools.pairwise(chunks)
+            chunk
+            for chunk in chunks[1:]
             if minute * MINUTE < chunk["video_seconds"] <= (minute + 1) * MINUTE
-        ]
-        each = [
-            (chunk["clock"] - before["clock"])
-            / ((chunk["video_seconds"] - before["video_seconds"]) * fps)
-            for before, chunk in inside
         ]
         found.append(
             {
                 "minute": minute + 1,
-                "resident_bytes": statistics.median(c["resident_bytes"] for _, c in inside),
-                "seconds_per_frame": statistics.median(each),
+                "resident_bytes": statistics.median(c["resident_bytes"] for c in inside),
+                "seconds_per_frame": statistics.median(c["seconds"] / c["frames"] for c in inside),
+                "fixed_work_seconds": statistics.median(c["fixed_work_seconds"] for c in inside),
             }
         )
     return found
@@ -86,12 +93,35 @@ def _resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
+def _fixed_work() -> float:
+    """Seconds of exponentials that fit the cache, on one core: about 20 ms, the same every time."""
+    numbers, out = np.linspace(-1, 1, 1 << 14, dtype=np.float32), np.empty(1 << 14, np.float32)
+    begun = time.perf_counter()
+    for _ in range(1500):
+        np.exp(numbers, out=out)
+    return time.perf_counter() - begun
+
+
+def without_huge_pages() -> None:
+    """Ask Linux to make no huge pages for this process, however the machine is set.
+
+    Raises:
+        UserError: if it refuses.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) != 0:
+        raise UserError(
+            f"this kernel cannot do without huge pages ({os.strerror(ctypes.get_errno())}); leave "
+            "out --huge-pages"
+        )
+
+
 def parser() -> argparse.ArgumentParser:
     """The script's options."""
     p = Parser(prog="benchmarks/long_recording.py", description="Memory and time, by minute.")
     p.add_argument("--model", default="tiny", help="a preset, a model folder, or a hub id")
     p.add_argument("--minutes", type=float, default=10.0, help="of video, 3 at least")
     p.add_argument("--steps", type=int, help="Euler steps (the model's own)")
+    p.add_argument("--huge-pages", choices=("as-set", "off"), default="as-set", help="for memory")
     p.add_argument("--json", help="also write the figures here")
     p.add_argument("--quiet", action="store_true", help="no progress")
     return p
@@ -104,26 +134,32 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--minutes {args.minutes:g}; expected 3 or more, to compare two of them")
     if not Path("/proc/self/statm").exists():
         raise UserError("resident memory is read from /proc, which Linux has; run it there")
+    if args.huge_pages == "off":
+        without_huge_pages()
     keep_compilations()
     pipe = Pipeline.load(args.model, steps=args.steps)
     chunks = generate(pipe, args.minutes, args.quiet)
-    minutes = by_minute(chunks, pipe.sampler.fps)
+    minutes = by_minute(chunks)
     for one in minutes:
         print(
             f"minute {one['minute']:3d}  {one['resident_bytes'] / 2**20:8.1f} MiB resident  "
-            f"{one['seconds_per_frame']:.4f} s/frame"
+            f"{one['seconds_per_frame']:.4f} s/frame  "
+            f"{one['fixed_work_seconds']:.4f} s of fixed work"
         )
     second, last = minutes[1], minutes[-1]
     found: dict[str, Any] = {
         "model": args.model,
         "steps": pipe.sampler.steps,
+        "huge_pages": args.huge_pages,
         "minutes": minutes,
         "memory_last_to_second": last["resident_bytes"] / second["resident_bytes"],
         "time_last_to_second": last["seconds_per_frame"] / second["seconds_per_frame"],
+        "machine_last_to_second": last["fixed_work_seconds"] / second["fixed_work_seconds"],
     }
     print(
         f"the last minute to the second: memory {found['memory_last_to_second']:.3f}, "
-        f"seconds per frame {found['time_last_to_second']:.3f}"
+        f"seconds per frame {found['time_last_to_second']:.3f}, "
+        f"the machine's own for fixed work {found['machine_last_to_second']:.3f}"
     )
     if args.json:
         Path(args.json).write_text(json.dumps(found, indent=1) + "\n", "utf-8")
