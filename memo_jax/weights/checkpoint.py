@@ -37,7 +37,7 @@ def save(
             (jax.Array, ocp.type_handlers.ArrayHandler()),  # unused; Orbax warns without
         )
         checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry))
-        checkpointer.save(path, _nested(values))
+        checkpointer.save(path.absolute(), _nested(values))
     # Orbax's note of success names the folder it wrote to, which need not be where it ends up.
     (path / "commit_success.txt").unlink(missing_ok=True)
 
@@ -48,6 +48,7 @@ def restore(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndar
     Raises:
       UserError: it is no checkpoint, or is damaged.
     """
+    path = path.absolute()  # Orbax refuses others
     tree = _metadata(path)
     if names is not None:
         tree = _nested({name: _at(tree, name) for name in names})
@@ -65,7 +66,7 @@ def shapes(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of every parameter; raises as `restore`."""
     return {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        for name, leaf in _leaves(_metadata(path))
+        for name, leaf in _leaves(_metadata(path.absolute()))
     }
 
 

@@ -194,6 +194,15 @@ def made(tmp_path_factory):
     return run
 
 
+def test_a_run_named_from_where_one_stands_is_written(tmp_path, monkeypatch):
+    """Orbax takes absolute paths alone."""
+    run = begin(tmp_path)
+    save(run, 3, {BIAS: np.full(128, 2.5, np.float32)})
+    monkeypatch.chdir(tmp_path)
+    write_trained(run.path.relative_to(tmp_path), Path("written"))
+    assert (bias(tmp_path / "written") == 2.5).all()
+
+
 class TestSampling:
     @pytest.fixture
     def frames(self, tmp_path, capsys):
