@@ -22,6 +22,7 @@ from memo_jax.train.run import is_run, open_run, run_model, write_trained
 from memo_jax.weights.found import find
 from memo_jax.weights.sources import preset_folder
 from memo_jax.weights.spec import read_spec
+from tools.convert_weights import __main__ as convert_weights
 
 TINY = preset_folder("tiny")
 BIAS = "image_proj/proj/bias"
@@ -201,6 +202,16 @@ def test_a_run_named_from_where_one_stands_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_trained(run.path.relative_to(tmp_path), Path("written"))
     assert (bias(tmp_path / "written") == 2.5).all()
+
+
+def test_a_run_is_inspected_as_the_model_that_it_made(made, cache, tmp_path, capsys):
+    written = tmp_path / "written"
+    write_trained(made.path, written)
+    convert_weights.main(["verify", str(made.path), str(written)])
+    assert "the same to the bit" in capsys.readouterr().out
+    convert_weights.main(["inspect", str(made.path), "--json"])
+    found = json.loads(capsys.readouterr().out)["components"]
+    assert {one["component"] for one in found} == {one.component for one in find(written)}
 
 
 class TestSampling:

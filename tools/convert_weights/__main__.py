@@ -20,7 +20,7 @@ import numpy as np
 
 from memo_jax.command import Parser, run
 from memo_jax.errors import UserError
-from memo_jax.train.run import RunFolder, is_run, trained, write_trained
+from memo_jax.train.run import RunFolder, is_run, run_model, trained, write_trained
 from memo_jax.weights import hub
 from memo_jax.weights.comparing import compare
 from memo_jax.weights.describing import describe
@@ -83,13 +83,13 @@ def _parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("verify", help="whether two models are the same")
     add.set_defaults(command=_verify)
-    add.add_argument("a", metavar="A", help="folder or file in any form")
-    add.add_argument("b", metavar="B", help="folder or file in any form")
+    add.add_argument("a", metavar="A", help="folder or file in any form, or a run")
+    add.add_argument("b", metavar="B", help="folder or file in any form, or a run")
     add.add_argument("--tolerance", type=float, default=0.0, help="largest |a - b| that passes; 0")
 
     add = commands.add_parser("inspect", help="what a file or folder is")
     add.set_defaults(command=_inspect)
-    add.add_argument("source", metavar="SRC", help="folder or file in any form, or a preset")
+    add.add_argument("source", metavar="SRC", help="folder or file in any form, a preset, or a run")
     add.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
@@ -182,10 +182,12 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _path(source: str, local_dir: Path | None = None, files: Sequence[str] | None = None) -> Path:
-    """A file, folder, preset, or what a hub id stands for once it is here."""
+    """A file, folder, preset, what a run has made, or what a hub id stands for once it is here."""
     path = Path(source)
     if source in presets():
         return preset_folder(source)
+    if is_run(path):
+        return run_model(path, _tell)
     if not path.exists() and hub.is_hub_id(source):
         return hub.fetch(source, local_dir=local_dir, files=files)
     return path
