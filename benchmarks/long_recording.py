@@ -121,7 +121,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model", default="tiny", help="a preset, a model folder, or a hub id")
     p.add_argument("--minutes", type=float, default=10.0, help="of video, 3 at least")
     p.add_argument("--steps", type=int, help="Euler steps (the model's own)")
-    p.add_argument("--huge-pages", choices=("as-set", "off"), default="as-set", help="for memory")
+    p.add_argument(
+        "--huge-pages",
+        choices=("as-set", "off"),
+        default="as-set",
+        help="as the machine is set, or none for this process",
+    )
     p.add_argument("--json", help="also write the figures here")
     p.add_argument("--quiet", action="store_true", help="no progress")
     return p
