@@ -7,7 +7,8 @@ The bundled portrait speaks the bundled recording over again, into an mp4 that i
 and a fixed piece of work is timed: where both the frames and that work slow down, the machine did.
 
 With transparent huge pages the kernel turns half-used pages into whole ones as time goes by, which
-looks like growth; `--huge-pages off` tells it not to for this process.
+looks like growth. How much of the memory is in them is read too, and `--huge-pages off` tells the
+kernel to make none for this process.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from memo_jax.io.video_write import VideoWriter
 from memo_jax.pipeline import Pipeline
 
 MINUTE = 60.0
-PAGE = os.sysconf("SC_PAGE_SIZE")
+MEMORY = Path("/proc/self/smaps_rollup")
 # From Linux's prctl.h.
 PR_SET_THP_DISABLE = 41
 
@@ -59,7 +60,8 @@ def generate(pipe: Pipeline, minutes: float, quiet: bool) -> list[dict[str, floa
                         "video_seconds": done / sampler.fps,
                         "frames": len(made),
                         "seconds": ended - begun,
-                        "resident_bytes": _resident(),
+                        "resident_bytes": _memory("Rss"),
+                        "huge_page_bytes": _memory("AnonHugePages"),
                         "fixed_work_seconds": _fixed_work(),
                     }
                 )
@@ -68,7 +70,7 @@ def generate(pipe: Pipeline, minutes: float, quiet: bool) -> list[dict[str, floa
 
 
 def by_minute(chunks: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    """Each whole minute's medians over its chunks: resident bytes, seconds a frame, fixed work."""
+    """Each whole minute's medians over its chunks: bytes of memory, seconds a frame, fixed work."""
     found = []
     for minute in range(int(chunks[-1]["video_seconds"] // MINUTE)):
         # The very first chunk holds what is done once: compiling, or reading what was compiled.
@@ -81,6 +83,7 @@ def by_minute(chunks: Sequence[dict[str, float]]) -> list[dict[str, float]]:
             {
                 "minute": minute + 1,
                 "resident_bytes": statistics.median(c["resident_bytes"] for c in inside),
+                "huge_page_bytes": statistics.median(c["huge_page_bytes"] for c in inside),
                 "seconds_per_frame": statistics.median(c["seconds"] / c["frames"] for c in inside),
                 "fixed_work_seconds": statistics.median(c["fixed_work_seconds"] for c in inside),
             }
@@ -88,9 +91,12 @@ def by_minute(chunks: Sequence[dict[str, float]]) -> list[dict[str, float]]:
     return found
 
 
-def _resident() -> float:
-    """Of this process, now, as Linux tells."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+def _memory(kind: str) -> float:
+    """Bytes of a kind that this process has now, as Linux tells: `Rss` or `AnonHugePages`."""
+    for line in MEMORY.read_text().splitlines():
+        if line.startswith(f"{kind}:"):
+            return int(line.split()[1]) * 1024
+    raise UserError(f"{MEMORY} has no line {kind}; expected Linux 4.14 or later, run it there")
 
 
 def _fixed_work() -> float:
@@ -137,8 +143,8 @@ def main(arguments: Sequence[str]) -> None:
     args = parser().parse_args(arguments)
     if args.minutes < 3:
         raise UserError(f"--minutes {args.minutes:g}; expected 3 or more, to compare two of them")
-    if not Path("/proc/self/statm").exists():
-        raise UserError("resident memory is read from /proc, which Linux has; run it there")
+    if not MEMORY.exists():
+        raise UserError(f"memory is read from {MEMORY}, which Linux 4.14 has; run it there")
     if args.huge_pages == "off":
         without_huge_pages()
     keep_compilations()
@@ -148,6 +154,7 @@ def main(arguments: Sequence[str]) -> None:
     for one in minutes:
         print(
             f"minute {one['minute']:3d}  {one['resident_bytes'] / 2**20:8.1f} MiB resident  "
+            f"{one['huge_page_bytes'] / 2**20:8.1f} in huge pages  "
             f"{one['seconds_per_frame']:.4f} s/frame  "
             f"{one['fixed_work_seconds']:.4f} s of fixed work"
         )

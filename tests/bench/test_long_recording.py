@@ -20,6 +20,7 @@ def test_minutes_are_told_apart():
             "frames": 200,
             "seconds": 1.0 if i < 8 else 2.0,
             "resident_bytes": 1000.0 if i < 8 else 3000.0,
+            "huge_page_bytes": 0.0 if i < 8 else 2000.0,
             "fixed_work_seconds": 0.01,
         }
         for i in range(24)  # 192 s
@@ -28,6 +29,7 @@ def test_minutes_are_told_apart():
     found = long_recording.by_minute(chunks)
     assert [one["minute"] for one in found] == [1, 2, 3]
     assert [one["resident_bytes"] for one in found] == [1000, 3000, 3000]
+    assert [one["huge_page_bytes"] for one in found] == [0, 2000, 2000]
     assert [one["seconds_per_frame"] for one in found] == pytest.approx([1 / 200, 2 / 200, 2 / 200])
     assert [one["fixed_work_seconds"] for one in found] == [0.01] * 3
 
