@@ -6,9 +6,9 @@ The bundled portrait speaks the bundled recording over again, into an mp4 that i
 `memo_jax.sample` makes one. After every chunk the process's resident memory and the clock are read,
 and a fixed piece of work is timed: where both the frames and that work slow down, the machine did.
 
-With transparent huge pages the kernel turns half-used pages into whole ones as time goes by, which
-looks like growth. How much of the memory is in them is read too, and `--huge-pages off` tells the
-kernel to make none for this process.
+With transparent huge pages the kernel may turn half-used pages into whole ones as time goes by,
+which would look like growth. How much of the memory is in them is read too, and `--huge-pages off`
+tells the kernel to make none for this process.
 """
 
 import argparse
