@@ -1,10 +1,7 @@
-"""What the commands share: one-line errors, exit codes, experiment configs, a compilation cache,
-and memory that stays level.
-"""
+"""What the commands share: one-line errors, exit codes, experiment configs, a compilation cache."""
 
 import argparse
 import contextlib
-import ctypes
 import importlib.util
 import os
 import signal
@@ -25,10 +22,6 @@ USAGE = 2
 INTERRUPTED = 130
 UNREAD = 141  # as if by SIGPIPE
 
-# From glibc's malloc.h.
-M_MMAP_THRESHOLD = -3
-LARGE_BLOCK = 1 << 20  # bytes
-
 
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line: what was wrong and where to look."""
@@ -43,7 +36,6 @@ def run(name: str, main: Callable[[Sequence[str]], None]) -> NoReturn:
     Ctrl-C and SIGTERM end it by an exception, so that unfinished files are removed.
     """
     signal.signal(signal.SIGTERM, _terminate)
-    map_large_blocks()
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -135,24 +127,6 @@ def keep_compilations() -> None:
         print(f"no compilation cache: {one_line(error)}", file=sys.stderr)
         return
     jax.config.update("jax_compilation_cache_dir", str(cache))
-
-
-def map_large_blocks() -> bool:
-    """Have malloc map blocks of `LARGE_BLOCK` and more one by one, so that each goes back to the
-    system as it is freed.
-
-    By itself glibc soon keeps what is freed of blocks up to 32 MB, in an arena of each thread. In
-    which thread XLA takes its working memory is chance, so a long run's resident memory rises by
-    such a block whenever one more arena has held it.
-
-    Returns:
-      whether it does; not where the user's environment sets the threshold, nor without glibc.
-    """
-    told = "MALLOC_MMAP_THRESHOLD_" in os.environ or "mmap_threshold" in os.environ.get(
-        "GLIBC_TUNABLES", ""
-    )
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return not told and mallopt is not None and mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK) == 1
 
 
 class Stop:
