@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from memo_jax.bench.generation import ASSETS, write_sound
-from memo_jax.command import Parser, keep_compilations, run
+from memo_jax.command import Parser, keep_compilations, run, share_one_arena
 from memo_jax.errors import UserError
 from memo_jax.io.video_write import VideoWriter
 from memo_jax.pipeline import Pipeline
@@ -148,6 +148,7 @@ def main(arguments: Sequence[str]) -> None:
     if args.huge_pages == "off":
         without_huge_pages()
     keep_compilations()
+    share_one_arena()  # as memo_jax.sample does
     pipe = Pipeline.load(args.model, steps=args.steps)
     chunks = generate(pipe, args.minutes, args.quiet)
     minutes = by_minute(chunks)

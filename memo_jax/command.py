@@ -1,7 +1,10 @@
-"""What the commands share: one-line errors, exit codes, experiment configs, a compilation cache."""
+"""What the commands share: one-line errors, exit codes, experiment configs, a compilation cache,
+and memory that stays level.
+"""
 
 import argparse
 import contextlib
+import ctypes
 import importlib.util
 import os
 import signal
@@ -21,6 +24,8 @@ from memo_jax.weights.rules import ConversionError
 USAGE = 2
 INTERRUPTED = 130
 UNREAD = 141  # as if by SIGPIPE
+
+M_ARENA_MAX = -8  # from glibc's malloc.h
 
 
 class Parser(argparse.ArgumentParser):
@@ -127,6 +132,20 @@ def keep_compilations() -> None:
         print(f"no compilation cache: {one_line(error)}", file=sys.stderr)
         return
     jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def share_one_arena() -> bool:
+    """Have all threads take memory from one place, so that a long video's stays level.
+
+    By itself glibc gives each thread an arena of its own. In which thread XLA takes its working
+    memory is chance, so resident memory rises by that much whenever one more arena has held it.
+
+    Returns:
+      whether it does; not where the user's environment has a limit of its own, nor without glibc.
+    """
+    told = "MALLOC_ARENA_MAX" in os.environ or "arena_max" in os.environ.get("GLIBC_TUNABLES", "")
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return not told and mallopt is not None and mallopt(M_ARENA_MAX, 1) == 1
 
 
 class Stop:

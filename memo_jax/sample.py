@@ -15,7 +15,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from memo_jax.command import Parser, keep_compilations, run, stopping, with_config
+from memo_jax.command import (
+    Parser,
+    keep_compilations,
+    run,
+    share_one_arena,
+    stopping,
+    with_config,
+)
 from memo_jax.diffusion.presets import EXACT, PRESETS, told
 from memo_jax.errors import UserError, one_line
 from memo_jax.io.crop import Paster, preview
@@ -161,6 +168,7 @@ def main(arguments: Sequence[str]) -> None:
     if is_run(Path(args.model)):  # under a name that tells the step, which --resume compares
         args.model = str(run_model(Path(args.model), _unsaid if args.quiet else _said))
     keep_compilations()
+    share_one_arena()
     if jobs:
         _batch(args, jobs)
         return
