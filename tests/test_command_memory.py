@@ -41,9 +41,13 @@ def new_arenas(folder, environment):
     """What the function says, and how many arenas eight threads make."""
     ours = {"MALLOC_ARENA_MAX", "GLIBC_TUNABLES"}
     clean = {name: value for name, value in os.environ.items() if name not in ours}
-    command = [sys.executable, "-c", SCRIPT]
     done = subprocess.run(
-        *(command,), cwd=folder, env=clean | environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT],
+        cwd=folder,
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     said, made = done.stdout.split()
     return said == "True", int(made)
