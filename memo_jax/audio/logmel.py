@@ -35,6 +35,14 @@ class LogMelConfig(Config):
     centre: float = -40.0
     scale: float = 20.0
 
+    @property
+    def text(self) -> str:
+        """All of it in one line, which another config does not have."""
+        return (
+            f"log-mel: {self.moments} moments of {self.bands} bands, {self.low:g} to "
+            f"{self.high:g} Hz, (dB - {self.centre:g}) / {self.scale:g} from {self.floor:g} dB"
+        )
+
     def __post_init__(self) -> None:
         if self.moments < 1 or self.bands < 1 or self.scale <= 0:
             raise UserError("log-mel config: moments, bands and scale must be above 0")

@@ -63,6 +63,7 @@ class Layout:
       audio: (layers, channels).
       face: values of a face embedding.
       emotions: the names of the classes, in order.
+      audio_features: what the audio's numbers are (`ModelSpec.audio_features`); "" unknown.
     """
 
     size: int
@@ -71,6 +72,7 @@ class Layout:
     audio: tuple[int, ...]
     face: int
     emotions: tuple[str, ...]
+    audio_features: str = ""
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Layout":
@@ -103,6 +105,7 @@ META: dict[str, type | tuple[type, ...]] = {
     "licence": str,
     "scores": Mapping,
     "sound_rate": int,
+    "audio_features": str,
 }
 
 
@@ -128,6 +131,7 @@ class Clip:
       scores: what the filters measured.
       sound: an encoded sound file, or None.
       sound_rate: Hz of `sound`; 0 without.
+      audio_features: what `audio`'s numbers are (`ModelSpec.audio_features`); "" unknown.
     """
 
     images: tuple[bytes | memoryview, ...] = ()
@@ -147,6 +151,7 @@ class Clip:
     scores: Mapping[str, float] = field(default_factory=dict)
     sound: bytes | memoryview | None = None
     sound_rate: int = 0
+    audio_features: str = ""
 
     @property
     def frames(self) -> int:
@@ -158,7 +163,15 @@ class Clip:
         """The sizes that all clips of a data set share."""
         latents = None if self.latents_mean is None else self.latents_mean.shape[1:]
         audio, face = self.audio.shape[1:], len(self.face)
-        return Layout(self.size, bool(self.images), latents, audio, face, self.emotions)
+        return Layout(
+            self.size,
+            bool(self.images),
+            latents,
+            audio,
+            face,
+            self.emotions,
+            self.audio_features,
+        )
 
 
 def check(clip: Clip) -> None:

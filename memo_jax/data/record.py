@@ -145,7 +145,15 @@ def peek(data: bytes) -> Summary:
             raise BadRecord("shape", f"{name} is {shapes[name]}, expected {axes} axes")
     latents = shapes["latents_mean"][1:] if "latents_mean" in shapes else None
     audio, face = shapes["audio"][1:], shapes["face"][0]
-    layout = Layout(fields["size"], "images" in shapes, latents, audio, face, fields["emotions"])
+    layout = Layout(
+        fields["size"],
+        "images" in shapes,
+        latents,
+        audio,
+        face,
+        fields["emotions"],
+        fields["audio_features"],
+    )
     frames = shapes["emotion"][0]
     known = (fields["corpus"], fields["identity"], fields["clip_emotion"])
     return Summary(frames, frames / fields["fps"], *known, layout)
@@ -167,6 +175,7 @@ def _header(data: bytes) -> tuple[dict[str, _Entry], dict[str, Any], int]:
     try:
         fields["emotions"] = tuple(fields["emotions"])
         fields["source"] = Source(**fields["source"])
+        fields.setdefault("audio_features", "")  # which records did not always have
         known = {name: fields[name] for name in META}
         check_fields(known)
         return {name: _entry(entry) for name, entry in entries.items()}, known, 8 + length

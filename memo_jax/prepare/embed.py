@@ -46,6 +46,7 @@ class Embedder:
 
     Attributes:
       emotions: the names of its classes.
+      audio_features: what it hears in, in words (`ModelSpec.audio_features`).
       notes: what the user should know of how it hears and sees.
     """
 
@@ -65,6 +66,7 @@ class Embedder:
         self._spec = read_spec(folder, whole=False)
         spec = self._spec
         self.emotions = spec.emotions
+        self.audio_features = spec.audio_features
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
         load = partial(read_component, folder, spec, dtype=dtype)
         self._encode: Callable[[np.ndarray, int], np.ndarray] | None = None

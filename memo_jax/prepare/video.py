@@ -172,6 +172,7 @@ class _Job:
             scores=scores,
             sound=flac(samples),
             sound_rate=SAMPLE_RATE,
+            audio_features=ear.audio_features,
         )
         with times.of("records"):
             return Kept(start, start + seconds, n, encode(clip), scores)

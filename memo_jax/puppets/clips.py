@@ -221,6 +221,7 @@ def to_clip(
     `face`, which is none of its frames: as when a clip is made from a picture.
     """
     truth, n = take.truth, len(take.truth)
+    config = config or LogMelConfig()
     scores = {"person": float(truth.seed), "strength": take.strength}
     if np.isfinite(take.snr):
         scores["snr"] = take.snr
@@ -240,6 +241,7 @@ def to_clip(
         scores=scores,
         sound=flac(take.sound),
         sound_rate=SAMPLE_RATE,
+        audio_features=config.text,
     )
 
 

@@ -357,6 +357,8 @@ def check_data(layout: Layout, spec: ModelSpec, config: TrainConfig) -> None:
         "values of a face": (layout.face, configs["image_proj"].embedding_dim),
         "emotions": (layout.emotions, spec.emotions),
     }
+    if layout.audio_features:  # which data sets did not always tell
+        pairs["audio features"] = layout.audio_features, spec.audio_features
     if config.form == "latents" and layout.latents is None:
         raise UserError(
             "the data set has no latents; store them with python -m memo_jax.train.latents, or set "

@@ -46,6 +46,11 @@ class ModelSpec:
     log_mel: LogMelConfig | None = None
     notes: str = ""
 
+    @property
+    def audio_features(self) -> str:
+        """What the numbers that its audio projection takes are, in words."""
+        return self.log_mel.text if self.log_mel else "wav2vec2"
+
     def to_json(self) -> str:
         """model.json's text."""
         parts = {

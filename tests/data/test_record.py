@@ -39,6 +39,7 @@ def random_clip(rng):
         source=Source('a "quoted" file.mp4', float(rng.uniform()), float(rng.uniform(1, 2))),
         licence="research\nonly",
         scores={"sync": float(rng.normal()), "quality": 40.0},
+        audio_features=("", "log-mel")[rng.integers(2)],
         **({"sound": rng.bytes(20), "sound_rate": 16000} if rng.integers(2) else {}),
     )
 
@@ -193,6 +194,17 @@ def test_entries_of_a_later_writer_are_passed_over(make_clip):
     data = with_fields(encode(clip), landmarks=[1, 2])
     data = with_header(data, lambda h: h.update(later=h["face"]))
     assert_same(clip, decode(data))
+
+
+def test_a_record_that_does_not_tell_its_audio_features_is_read(make_clip):
+    def untold(header):
+        meta = header["__metadata__"]
+        fields = json.loads(meta["memo_jax.clip"])
+        del fields["audio_features"]
+        meta["memo_jax.clip"] = json.dumps(fields)
+
+    record = with_header(encode(make_clip(n=8)), untold)
+    assert decode(record).audio_features == peek(record).layout.audio_features == ""
 
 
 def test_pictures_are_decoded_one_at_a_time(make_clip, make_picture):

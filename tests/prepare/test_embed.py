@@ -85,6 +85,7 @@ def test_clips_of_many_lengths_share_a_program(model, speech, monkeypatch):
 def test_tiny_hears_log_mel(tiny, speech):
     heard = tiny.hear(speech, 75, 25.0)
     assert np.array_equal(heard, log_mel(speech, 75, 25.0).astype(BFLOAT16))
+    assert tiny.audio_features.startswith("log-mel: 4 moments of 32 bands")
 
 
 def test_the_detector_labels_every_second(model, listener, speech):

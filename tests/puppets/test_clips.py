@@ -84,6 +84,7 @@ def test_features_are_those_that_sampling_hears(stored, tmp_path):
         hidden = ear(file, sampler, emotion="happy").hidden[: clip.frames]
         assert np.abs(hidden - clip.audio.astype(np.float32)).max() < 0.02  # bfloat16's
         assert clip.audio.shape == (25, 4, 32)
+        assert clip.audio_features == LogMelConfig().text
 
 
 def test_the_face_embedding_is_of_a_portrait_as_in_sampling(stored):

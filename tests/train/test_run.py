@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -111,6 +112,16 @@ def test_data_of_another_model_is_refused_with_all_that_differs(tmp_path):
     other = dataclasses.replace(layout, face=512, latents=(4, 4, 4))
     with pytest.raises(UserError, match=r"face: 512, the model 192; latents.*\(4, 4, 4\)"):
         check_data(other, spec, TrainConfig())
+
+
+def test_data_of_other_audio_features_is_refused(tmp_path):
+    spec = read_spec(TINY)
+    layout = Store(stand_in.write_data(tmp_path / "data", 2)).layout
+    check_data(dataclasses.replace(layout, audio_features=spec.audio_features), spec, TrainConfig())
+    shifted = dataclasses.replace(spec.log_mel, centre=spec.log_mel.centre + 1).text
+    for other in ("wav2vec2", shifted):
+        with pytest.raises(UserError, match=f"features: {re.escape(other)}, the model log-mel"):
+            check_data(dataclasses.replace(layout, audio_features=other), spec, TrainConfig())
 
 
 def test_data_without_latents_is_refused_with_the_way_to_them(tmp_path):

@@ -124,6 +124,7 @@ class Converter:
             licence=wanted.text(found, "licence"),
             sound=flac(sound),
             sound_rate=SAMPLE_RATE,
+            audio_features=self._senses.spec.audio_features,
         )
         # Of the frame in the middle, because the first and the last one often are transitions.
         face = self._senses.face(read_frame(clip, n // 2))
