@@ -63,7 +63,8 @@ class Layout:
       audio: (layers, channels).
       face: values of a face embedding.
       emotions: the names of the classes, in order.
-      audio_features: what the audio's numbers are (`ModelSpec.audio_features`); "" unknown.
+      audio_features: what the audio's numbers are (`ModelSpec.audio_features`); "" unknown. It is
+        not compared, for records did not always tell.
     """
 
     size: int
@@ -72,7 +73,7 @@ class Layout:
     audio: tuple[int, ...]
     face: int
     emotions: tuple[str, ...]
-    audio_features: str = ""
+    audio_features: str = field(default="", compare=False)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Layout":

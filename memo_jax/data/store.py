@@ -239,14 +239,18 @@ class Store:
 
 
 def _same(layout: Layout | None, other: Layout, what: str) -> Layout:
-    """`other`, which must be `layout` where there is one already."""
-    if layout is not None and layout != other:
+    """`other`, which must be `layout` where there is one already; what one of them does not know
+    of the audio features, the other may."""
+    if layout is None:
+        return other
+    known = {one.audio_features for one in (layout, other)} - {""}
+    if layout != other or len(known) > 1:
         ours, theirs = dataclasses.asdict(layout), dataclasses.asdict(other)
         differ = ", ".join(
             f"{k} {theirs[k]} and not {v}" for k, v in ours.items() if theirs[k] != v
         )
         raise UserError(f"{what} has {differ}; clips of one set must agree, so prepare them alike")
-    return other
+    return layout if layout.audio_features else other
 
 
 def _join(people: People, more: People, first: int) -> None:

@@ -75,6 +75,16 @@ def test_clips_of_another_layout_are_refused(ten, tmp_path, make_clip):
         Store([ten, tmp_path / "b"])
 
 
+def test_sets_that_do_not_tell_their_audio_features_join_those_that_do(ten, tmp_path, make_clip):
+    for name in ("log-mel", "wav2vec2"):
+        write_shards(tmp_path / name, [make_clip(audio_features=name), make_clip()])
+    for order in ([ten, tmp_path / "log-mel"], [tmp_path / "log-mel", ten]):
+        store = Store(order)
+        assert len(store) == 12 and store.layout.audio_features == "log-mel"
+    with pytest.raises(UserError, match="wav2vec2 has audio_features wav2vec2 and not log-mel"):
+        Store([ten, tmp_path / "log-mel", tmp_path / "wav2vec2"])
+
+
 def test_several_folders_read_as_one(ten, tmp_path, make_clip):
     people = [("A", "happy"), ("A", "sad"), ("B", "happy"), ("A", "sad"), ("A", "")]
     write_shards(tmp_path / "m", [mead(make_clip, 50 + i, *p) for i, p in enumerate(people)], 2)
