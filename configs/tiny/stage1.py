@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """10,000 steps of 16 frames; `arg` is "" or "smoke"."""
+    """4,000 steps of 16 frames; `arg` is "" or "smoke"."""
     if arg not in ("", "smoke"):
         raise ValueError(f"no variant {arg!r}; expected nothing or 'smoke'")
     config = ConfigDict()
@@ -23,14 +23,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = 0
     config.trains = (r"reference_net/.*", r"diffusion_net/.*", r"image_proj/.*")
     config.batch_size = 16
-    config.steps = 10_000
-    config.learning_rate = 1e-3
+    config.steps = 4_000
+    config.learning_rate = 2e-3
     config.warmup_steps = 200
-    config.decay_steps = 4_000
+    config.decay_steps = 3_000
     config.weight_decay = 0.0
     config.grad_clip = 1.0
     config.robust_threshold = None
-    config.ema_decay = 0.995
+    config.ema_decay = 0.998
     config.dtype = "float32"
     config.log_every = 50
     config.checkpoint_every = 500

@@ -32,8 +32,8 @@ class LogMelConfig(Config):
     low: float = 60.0
     high: float = 7600.0
     floor: float = -80.0
-    centre: float = -40.0
-    scale: float = 20.0
+    centre: float = -60.0
+    scale: float = 17.0
 
     @property
     def text(self) -> str:
