@@ -29,7 +29,7 @@ TRAINED = {
     "finetune": {"diffusion_net"},
     "tiny/vae": {"vae"},
     "tiny/stage1": {"reference_net", "diffusion_net", "image_proj"},
-    "tiny/stage2a": {"diffusion_net", "audio_proj"},
+    "tiny/stage2a": {"reference_net", "diffusion_net", "image_proj", "audio_proj"},
     "tiny/stage2b": {"reference_net", "diffusion_net", "image_proj", "audio_proj"},
     "distill": {"diffusion_net"},
     "tiny/distill": {"diffusion_net"},

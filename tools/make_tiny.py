@@ -1,11 +1,12 @@
 """Makes `tiny` as its training starts: the real architecture at 64 x 64 pixels, from a seed.
 
     python tools/make_tiny.py START
-    python tools/make_tiny.py JOINT --keep tiny --fresh "audio_proj/|audio_modules|motion_modules"
+    python tools/make_tiny.py START --keep tiny --fresh "^(?!vae/)"
     python tools/make_tiny.py CROSS --audio-attention cross --keep STAGE1
 
-The first is as initialised. The others are beginnings of an ablation, with every parameter that a
-trained model or a run has too, but for those that are to be learnt again.
+The first is as initialised. The second has the autoencoder of the package, and the third is the
+beginning of an ablation: every parameter that a trained model or a run has too is taken from it, but
+for those that are to be learnt again.
 """
 
 import dataclasses
@@ -73,8 +74,7 @@ CONFIGS = {
     ),
 }
 
-# Without guidance, whose null branch the last stage alone teaches (docs/tiny.md).
-SAMPLER = SamplerConfig(image_size=64, fps=25, steps=10, guidance=1.0)
+SAMPLER = SamplerConfig(image_size=64, fps=25, steps=4, guidance=2.0)
 
 
 def make(seed: int, audio_attention: AudioAttention = "joint") -> Model:

@@ -48,11 +48,10 @@ class Study:
 
 
 OTHER_TRAININGS = {
-    "dynamic": "what the others are compared with: configs/tiny/stage2a.py:ablation, then "
-    "stage2b.py:dynamic, from `tools/make_tiny.py JOINT --keep tiny --fresh PATTERN`",
-    "cross": "the same from `tools/make_tiny.py CROSS --audio-attention cross` and so on",
-    "coupled": "configs/tiny/stage2a.py:coupled, then stage2b.py:coupled",
-    "fixed": "the run of stage 2a of `dynamic`, then configs/tiny/stage2b.py:fixed",
+    "cross": "configs/tiny/stage2a.py and stage2b.py after stage 1, from "
+    "`tools/make_tiny.py CROSS --audio-attention cross --keep STAGE1`",
+    "coupled": "configs/tiny/stage2a.py:coupled after stage 1, then stage2b.py:coupled",
+    "dynamic": "configs/tiny/stage2b.py:dynamic after stage 2a",
     "student": "a run of configs/tiny/distill.py",
 }
 """Names that variants may use beside `MAIN`, and how each is made."""
@@ -111,15 +110,15 @@ STUDIES: dict[str, Study] = {
     ),
     "lips": Study(
         "Joint attention or cross attention to the sound?",
-        (Variant("joint", "dynamic"), Variant("cross", "cross")),
+        (Variant("joint"), Variant("cross", "cross")),
         (*_LIPS, "emotion", "identity"),
     ),
     "emotion": Study(
         "What does decoupling the portrait's emotion do?",
         (
-            Variant("decoupled", "dynamic"),
+            Variant("decoupled"),
             Variant("coupled", "coupled"),
-            Variant("decoupled, against the voice", "dynamic", tasks={"asked": "other"}),
+            Variant("decoupled, against the voice", tasks={"asked": "other"}),
             Variant("coupled, against the voice", "coupled", tasks={"asked": "other"}),
         ),
         ("emotion", "lips", "identity"),
@@ -132,8 +131,8 @@ STUDIES: dict[str, Study] = {
     "past": Study(
         "Does a changing number of past frames in training help?",
         tuple(
-            Variant(f"trained {name}, {n} past frames", name, sampler={"past_frames": n})
-            for name in ("dynamic", "fixed")
+            Variant(f"trained with {name}, {n} past frames", model, sampler={"past_frames": n})
+            for name, model in (("16, 32 or 48", "dynamic"), ("16", MAIN))
             for n in (16, 48)
         ),
         ("identity", "kept", "jitter", "lips", "emotion"),
