@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """3,000 steps of 16 frames; `arg` is "" or "smoke"."""
+    """6,000 steps of 16 frames; `arg` is "" or "smoke"."""
     if arg not in ("", "smoke"):
         raise ValueError(f"no variant {arg!r}; expected nothing or 'smoke'")
     config = ConfigDict()
@@ -22,11 +22,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.decoupled = ()
     config.seed = 0
     config.trains = (r"reference_net/.*", r"diffusion_net/.*", r"image_proj/.*")
+    config.loss = "velocity"  # counts the low noise levels, where details are made
     config.batch_size = 16
-    config.steps = 3_000
+    config.steps = 6_000
     config.learning_rate = 2e-3
     config.warmup_steps = 200
-    config.decay_steps = 2_000
+    config.decay_steps = 4_000
     config.weight_decay = 0.0
     config.grad_clip = 1.0
     config.robust_threshold = None

@@ -15,7 +15,7 @@ VARIANTS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """1,600 steps of 32 frames; `arg` is one of `VARIANTS`."""
+    """2,400 steps of 32 frames; `arg` is one of `VARIANTS`."""
     if arg not in VARIANTS:
         raise ValueError(f"no variant {arg!r}; expected one of {tuple(VARIANTS)}")
     config = ConfigDict()
@@ -32,10 +32,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.drop = {"null": 0.1}
     config.loss = "velocity"
     config.batch_size = 32
-    config.steps = 1_600
+    config.steps = 2_400
     config.learning_rate = 1e-3
     config.warmup_steps = 100
-    config.decay_steps = 800
+    config.decay_steps = 1_200
     config.weight_decay = 0.0
     config.grad_clip = 1.0
     config.robust_threshold = None
