@@ -22,7 +22,7 @@ VARIANTS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """1,600 steps of 4 clips; `arg` is one of `VARIANTS`."""
+    """3,600 steps of 4 clips; `arg` is one of `VARIANTS`."""
     if arg not in VARIANTS:
         raise ValueError(f"no variant {arg!r}; expected one of {tuple(VARIANTS)}")
     config = ConfigDict()
@@ -40,14 +40,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss = "velocity"
     config.level_mean = -0.25
     config.batch_size = 4
-    config.steps = 1_600
+    config.steps = 3_600
     config.learning_rate = 7e-4
-    config.warmup_steps = 30
-    config.decay_steps = 1_400
+    config.warmup_steps = 50
+    config.decay_steps = 2_000
     config.weight_decay = 0.0
     config.grad_clip = 1.0
     config.robust_threshold = None
-    config.ema_decay = 0.995
+    config.ema_decay = 0.998
     config.dtype = "float32"
     config.log_every = 25
     config.checkpoint_every = 100
