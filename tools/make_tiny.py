@@ -5,8 +5,8 @@
     python tools/make_tiny.py CROSS --audio-attention cross --keep STAGE1
 
 The first is as initialised. The second has the autoencoder of the package, and the third is the
-beginning of an ablation: every parameter that a trained model or a run has too is taken from it, but
-for those that are to be learnt again.
+beginning of an ablation: every parameter that a trained model or a run has too is taken from it,
+but for those that are to be learnt again.
 """
 
 import dataclasses
