@@ -7,6 +7,9 @@ from ml_collections import ConfigDict
 
 VARIANTS = {
     "": {},
+    # After it, at a rate that falls from the first step. Lips and poses, which move more than they
+    # should after the steps above, are made at the higher noise levels.
+    "polish": {"learning_rate": 5e-4, "level_mean": 0.0, "steps": 2_000, "decay_steps": 2_000},
     # The ablations of docs/tiny.md.
     "dynamic": {"past_frames": (16, 32, 48)},
     "coupled": {"decoupled": ()},  # the portrait is of the same clip
