@@ -5,15 +5,16 @@
 RUN is the last run of configs/tiny/stage2b.py. Kernels are stored in bfloat16, all else as it is.
 """
 
-import argparse
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from memo_jax.command import Parser, run
 from memo_jax.train.run import is_run, run_model
 from memo_jax.weights.folder import Model, write_model
 from memo_jax.weights.sources import load_model
@@ -43,22 +44,23 @@ def bundled(model: Model, guidance: float, steps: int) -> Model:
     return Model(spec, modules)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="a run, or a model folder")
     parser.add_argument("folder", type=Path, help="where to write; must not exist")
     parser.add_argument("--guidance", type=float, required=True, help="that it is to sample with")
     parser.add_argument("--steps", type=int, required=True, help="of its sampler")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     path, source = Path(args.run), args.run
     if is_run(path):
         source = str(run_model(path, lambda line: print(line, file=sys.stderr)))
     model = load_model(source, jnp.float32)
+    args.folder.parent.mkdir(parents=True, exist_ok=True)  # git keeps no empty folder
     write_model(args.folder, bundled(model, args.guidance, args.steps))
     size = sum(file.stat().st_size for file in args.folder.rglob("*") if file.is_file())
     print(f"{args.folder}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    main()
+    run("bundle_tiny.py", main)
