@@ -10,8 +10,8 @@ from jaxtyping import UInt8
 
 from memo_jax.evaluate.people import Task
 from memo_jax.puppets.emotion import number
-from memo_jax.puppets.measures import emotion_accuracy, identity_by_second, jitter, lips
-from memo_jax.puppets.readers import Readers, Reading
+from memo_jax.puppets.measures import emotion_accuracy, identity_by_second, jitter, lips, seams
+from memo_jax.puppets.readers import Readers
 
 QUIET = -45.0  # dB of full scale: below it a voice is taken for silence
 
@@ -29,6 +29,7 @@ class Figures:
       emotion: share of frames that show the emotion asked for.
       identity: mean cosine of all frames with the portrait.
       jitter: of the head's place, in pictures' widths per frame and frame.
+      seams: how much more the picture changes from clip to clip than inside one.
       by_second: cosine of each second's frames with the portrait.
     """
 
@@ -39,6 +40,7 @@ class Figures:
     emotion: float
     identity: float
     jitter: float
+    seams: float
     by_second: tuple[float, ...]
 
     @property
@@ -48,14 +50,10 @@ class Figures:
 
 
 def figures(
-    readers: Readers, frames: UInt8[np.ndarray, "n s s 3"], task: Task, fps: float
+    readers: Readers, frames: UInt8[np.ndarray, "n s s 3"], task: Task, fps: float, clip: int
 ) -> Figures:
-    """The figures of a video of a task."""
-    return of_reading(readers.read(frames), readers.read(task.portrait[None]), task, fps)
-
-
-def of_reading(seen: Reading, portrait: Reading, task: Task, fps: float) -> Figures:
-    """The figures of frames that were read."""
+    """The figures of a video of a task, made in clips of `clip` frames."""
+    seen, portrait = readers.read(frames), readers.read(task.portrait[None])
     truth = lips(seen.opening, task.opening)
     loud = lips(seen.opening, np.maximum(task.loudness, QUIET))
     seconds = identity_by_second(seen.identity, fps, portrait.identity[0])
@@ -67,11 +65,22 @@ def of_reading(seen: Reading, portrait: Reading, task: Task, fps: float) -> Figu
         emotion=emotion_accuracy(seen.shown, number(task.emotion)),
         identity=float(np.mean(seen.identity @ portrait.identity[0])),
         jitter=jitter(seen.x, seen.y),
+        seams=seams(frames, clip),
         by_second=tuple(float(x) for x in seconds),
     )
 
 
-NUMBERS = ("lips", "lag", "lips_at_once", "loudness", "emotion", "identity", "jitter", "kept")
+NUMBERS = (
+    "lips",
+    "lag",
+    "lips_at_once",
+    "loudness",
+    "emotion",
+    "identity",
+    "jitter",
+    "seams",
+    "kept",
+)
 
 
 def summary(seeds: Sequence[Sequence[Figures]]) -> dict[str, tuple[float, float]]:

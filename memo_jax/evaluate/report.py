@@ -17,6 +17,7 @@ HEADS = {
     "emotion": "emotion, %",
     "identity": "identity",
     "jitter": "jitter, 1e-3",
+    "seams": "seams",
     "kept": "identity kept",
 }
 SCALES = {"emotion": 100.0, "jitter": 1000.0}

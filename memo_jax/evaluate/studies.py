@@ -68,7 +68,7 @@ STUDIES: dict[str, Study] = {
             Variant("another emotion than the voice's", tasks={"asked": "other"}),
             *(Variant(f"espeak-ng, {name}", tasks={"speech": name}) for name in SENTENCES),
         ),
-        (*_LIPS, "emotion", "identity", "jitter"),
+        (*_LIPS, "emotion", "identity", "jitter", "seams"),
         people=16,
     ),
     "drift": Study(
@@ -84,7 +84,7 @@ STUDIES: dict[str, Study] = {
             ),
             Variant("long memory"),
         ),
-        ("identity", "kept", "jitter", "lips", "emotion"),
+        ("identity", "kept", "seams", "jitter", "lips", "emotion"),
         people=2,
         seconds=None,
         per_second=True,
@@ -92,7 +92,7 @@ STUDIES: dict[str, Study] = {
     "decay": Study(
         "How fast should memory fade?",
         tuple(Variant(f"g = {g:g}", motion={"decay": g}) for g in _DECAYS),
-        ("identity", "kept", "jitter", "lips", "emotion"),
+        ("identity", "kept", "seams", "jitter", "lips", "emotion"),
         people=2,
         seconds=None,
         per_second=True,
@@ -103,7 +103,7 @@ STUDIES: dict[str, Study] = {
             Variant("as in the paper", motion={"memory_decay": "paper"}),
             Variant("as released", motion={"memory_decay": "released"}),
         ),
-        ("identity", "kept", "jitter", "lips", "emotion"),
+        ("identity", "kept", "seams", "jitter", "lips", "emotion"),
         people=2,
         seconds=None,
         per_second=True,
@@ -135,7 +135,7 @@ STUDIES: dict[str, Study] = {
             for name, model in (("16, 32 or 48", "dynamic"), ("16", MAIN))
             for n in (16, 48)
         ),
-        ("identity", "kept", "jitter", "lips", "emotion"),
+        ("identity", "kept", "seams", "jitter", "lips", "emotion"),
         people=4,
         seconds=10.0,
         per_second=True,
@@ -143,7 +143,7 @@ STUDIES: dict[str, Study] = {
     "steps": Study(
         "How many steps of the sampler?",
         tuple(Variant(f"{n}", sampler={"steps": n}) for n in (4, 8, 20)),
-        (*_LIPS, "emotion", "identity", "jitter"),
+        (*_LIPS, "emotion", "identity", "jitter", "seams"),
     ),
     "distilled": Study(
         "Do four steps of a student, without guidance, do what twenty with it do?",
@@ -153,6 +153,6 @@ STUDIES: dict[str, Study] = {
             Variant("4 steps without guidance", sampler={"steps": 4, "guidance": 1.0}),
             Variant("a student's 4 steps", "student"),
         ),
-        (*_LIPS, "emotion", "identity", "jitter"),
+        (*_LIPS, "emotion", "identity", "jitter", "seams"),
     ),
 }

@@ -43,6 +43,7 @@ class Job:
         """Of the files; variants that differ only by name share it."""
         fields = dataclasses.asdict(self)
         del fields["variant"]["name"]
+        fields["figures"] = [one.name for one in dataclasses.fields(Figures)]
         text = json.dumps(fields, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -137,7 +138,7 @@ class Suite:
             advance(clip.shape[0] * clip.shape[1])
         videos = np.concatenate(clips, axis=1)
         found = [
-            figures(self._readers, frames, task, sampler.fps)
+            figures(self._readers, frames, task, sampler.fps, sampler.clip_frames)
             for frames, task in zip(videos, asked, strict=True)
         ]
         for path in (self.sheet(job), self.file(job)):

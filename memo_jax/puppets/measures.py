@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from memo_jax.errors import UserError
 
@@ -89,6 +89,23 @@ def jitter(*tracks: Float[np.ndarray, " n"]) -> float:
         raise UserError("jitter is of three frames at least")
     bends = np.concatenate([np.diff(np.asarray(track, np.float64), n=2) for track in tracks])
     return float(np.sqrt(np.mean(np.square(bends))))
+
+
+def seams(frames: UInt8[np.ndarray, "n s s 3"], clip: int) -> float:
+    """How much more the picture changes from a clip's last frame to the next one's first than from
+    frame to frame inside a clip: 1 where nobody could tell clips apart; mean absolute differences.
+
+    Not a number where there is one clip only, or nothing changes inside.
+
+    Args:
+      clip: frames of a clip.
+    """
+    changes = np.array(
+        [np.mean(np.abs(b.astype(np.int16) - a)) for a, b in itertools.pairwise(frames)]
+    )
+    between = np.arange(1, len(frames)) % clip == 0
+    inside = changes[~between].mean() if not between.all() else 0.0
+    return float(changes[between].mean() / inside) if between.any() and inside else float("nan")
 
 
 def _correlation(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:

@@ -10,7 +10,7 @@ from memo_jax.puppets.readers import Readers
 
 
 def test_held_out_people_speak_in_time_with_the_emotion_asked_for_and_stay_themselves(tiny):
-    fps = tiny.spec.sampler.fps
+    fps, clip = tiny.spec.sampler.fps, tiny.spec.sampler.clip_frames
     people = tasks(len(SHOWN), 2.56, seed=7, asked="other")
     clips = Together(tiny)(
         np.stack([one.portrait for one in people]),
@@ -20,7 +20,7 @@ def test_held_out_people_speak_in_time_with_the_emotion_asked_for_and_stay_thems
     )
     videos = np.concatenate(list(clips), axis=1)
     readers = Readers.load()
-    found = [figures(readers, v, one, fps) for v, one in zip(videos, people, strict=True)]
+    found = [figures(readers, v, one, fps, clip) for v, one in zip(videos, people, strict=True)]
     assert {one.emotion for one in people} == set(SHOWN)
     assert np.mean([one.lips_at_once for one in found]) > 0.8
     # Eight videos say this to within ten points or so.

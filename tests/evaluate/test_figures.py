@@ -12,7 +12,7 @@ from memo_jax.puppets.readers import Readers
 from memo_jax.puppets.truth import Truth
 from memo_jax.puppets.world import render
 
-FPS = 25
+FPS, CLIP = 25, 16
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def drawn():
 @pytest.fixture(scope="module")
 def right(readers, drawn):
     task, frames = drawn
-    return figures(readers, frames, task, FPS)
+    return figures(readers, frames, task, FPS, CLIP)
 
 
 def test_the_truth_is_nearly_perfect(right):
@@ -49,14 +49,14 @@ def test_the_truth_is_nearly_perfect(right):
 @pytest.mark.parametrize("late", [-3, -1, 2])
 def test_late_and_early_mouths(readers, drawn, right, late):
     task, frames = drawn
-    shifted = figures(readers, np.roll(frames, late, axis=0), task, FPS)
+    shifted = figures(readers, np.roll(frames, late, axis=0), task, FPS, CLIP)
     assert shifted.lag == late and shifted.lips_at_once < right.lips_at_once - 0.05
 
 
 def test_another_person_from_the_second_second_on(readers, drawn, right):
     task, frames = drawn
     other = render(Truth.from_array(PuppetSet(8, held_out=True).take(2).truth.to_array(), 5), 64)
-    swapped = figures(readers, np.concatenate([frames[:25], other[25:75]]), task, FPS)
+    swapped = figures(readers, np.concatenate([frames[:25], other[25:75]]), task, FPS, CLIP)
     assert swapped.by_second[0] == pytest.approx(right.by_second[0], abs=1e-6)
     assert swapped.kept < 0.6 and swapped.identity < right.identity - 0.2
 
@@ -64,13 +64,21 @@ def test_another_person_from_the_second_second_on(readers, drawn, right):
 def test_another_emotion(readers, drawn):
     task, frames = drawn
     asked = dataclasses.replace(task, emotion="sad" if task.emotion != "sad" else "happy")
-    assert figures(readers, frames, asked, FPS).emotion < 0.1
+    assert figures(readers, frames, asked, FPS, CLIP).emotion < 0.1
 
 
 def test_heads_that_shake(readers, drawn, right):
     task, frames = drawn
     shaken = np.stack([np.roll(frame, 2 * (i % 2), axis=1) for i, frame in enumerate(frames)])
-    assert figures(readers, shaken, task, FPS).jitter > 5 * right.jitter
+    assert figures(readers, shaken, task, FPS, CLIP).jitter > 5 * right.jitter
+
+
+def test_clips_that_do_not_go_on(readers, drawn, right):
+    task, frames = drawn
+    assert right.seams == pytest.approx(1, abs=0.5)
+    # In another order; inside they are what they were.
+    turned = np.concatenate([frames[i : i + CLIP] for i in (48, 32, 16, 0, 64)])
+    assert figures(readers, turned, task, FPS, CLIP).seams > 2 * right.seams
 
 
 def test_there_and_back(right):

@@ -66,3 +66,13 @@ def test_jitter_is_of_what_does_not_move_evenly():
     assert measures.jitter(even, shaken) == pytest.approx(4 / np.sqrt(2))
     with pytest.raises(UserError, match="three"):
         measures.jitter(np.zeros(2))
+
+
+def test_seams_are_how_much_more_changes_between_clips():
+    inside = np.repeat(np.arange(0, 12, 2), 4).reshape(6, 2, 2, 1)  # 2 from frame to frame
+    even = np.broadcast_to(inside, (6, 2, 2, 3)).astype(np.uint8)
+    assert measures.seams(even, 3) == 1
+    jump = even + np.array([0, 0, 0, 4, 4, 4], np.uint8)[:, None, None, None]
+    assert measures.seams(jump, 3) == 3
+    assert measures.seams(jump[::-1], 3) == 3  # a fall counts as a rise does
+    assert np.isnan(measures.seams(even, 6)) and np.isnan(measures.seams(0 * even, 3))
