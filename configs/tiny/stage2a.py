@@ -19,7 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg not in VARIANTS:
         raise ValueError(f"no variant {arg!r}; expected one of {tuple(VARIANTS)}")
     config = ConfigDict()
-    config.stage = "2b"
+    config.stage = "2b"  # all networks learn: what "2a" freezes is not done learning here
     config.model = ""
     config.data = ""
     config.form = "latents"
