@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,15 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from memo_jax.command import Parser, Stop, keep_compilations, read_config, run, stopping
+from memo_jax.command import (
+    INTERRUPTED,
+    Parser,
+    Stop,
+    keep_compilations,
+    read_config,
+    run,
+    stopping,
+)
 from memo_jax.data.loader import Loader
 from memo_jax.data.store import Store
 from memo_jax.errors import UserError, one_line
@@ -74,6 +83,7 @@ def main(arguments: Sequence[str]) -> None:
 
     Raises:
       UserError: whatever the user can mend.
+      SystemExit: 130, after Ctrl-C; all is saved.
     """
     args, overrides = _parse(arguments)
     config, settings = configure(args, overrides)
@@ -84,6 +94,10 @@ def main(arguments: Sequence[str]) -> None:
         ended = _train(config, settings, args, stop)
         if not ended.done:
             _tell(f"stopped at step {ended.step}, saved; the same line goes on from there")
+            # Who takes a machine away wants to hear that all is well; after Ctrl-C nothing that
+            # follows in the same line, such as the next stage, may begin.
+            if stop.asked == signal.SIGINT:
+                raise SystemExit(INTERRUPTED)
 
 
 def configure(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[TrainConfig, RunConfig]:
