@@ -454,6 +454,10 @@ class SamplerConfig(Config):
     ("zeros" after the projection as released, or the "projected" zeros that training uses);
     `audio_padding` and `emotion_times` are "released" or sample-"exact".
 
+    `noise_span`: over how many clips the noise turns from one draw into the next, so that what a
+    model reads from it, such as how the head is held, goes on from clip to clip; with 1 clips have
+    independent noise, as published. Each clip's own noise is normal, whatever the span.
+
     Approximations, all off: guidance at the noise levels in `guidance_interval` alone, deep
     features that serve `cache_steps` steps, and with `latent_carry` past frames as the latents
     they were decoded from. `device_memory` "low" computes branches of guidance and pictures in
@@ -465,6 +469,7 @@ class SamplerConfig(Config):
     clip_frames: int = 16
     past_frames: int = 16
     first_past_frames: int = 16
+    noise_span: int = 1
     steps: int = 20
     guidance: float = 3.5
     guidance_interval: tuple[float, float] = (0.0, 1.0)
@@ -478,7 +483,7 @@ class SamplerConfig(Config):
 
     def __post_init__(self) -> None:
         _positive(self, "image_size", "fps", "clip_frames", "past_frames", "first_past_frames")
-        _positive(self, "steps", "cache_steps")
+        _positive(self, "noise_span", "steps", "cache_steps")
         if not 0 <= self.guidance_interval[0] <= self.guidance_interval[1] <= 1:
             raise UserError(f"guidance_interval {self.guidance_interval}: expected say (0.3, 0.9)")
         if not math.isfinite(self.guidance):

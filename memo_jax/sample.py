@@ -64,6 +64,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, help="Euler steps (the model's own: 20)")
     p.add_argument("--guidance", type=float, help="strength of guidance (3.5); 1 or less is none")
     p.add_argument(
+        "--noise-span",
+        type=int,
+        metavar="N",
+        help="clips over which the noise changes, so that the head goes on where the last clip "
+        "left it (the model's own: 1, each clip anew, as published)",
+    )
+    p.add_argument(
         "--emotion", help="happy, or by seconds: 0-3:neutral,3-:happy (heard in the sound)"
     )
     p.add_argument("--crop", default="auto", help="auto, none, or x,y,w,h in pixels")
@@ -198,6 +205,7 @@ def _load(args: argparse.Namespace) -> Pipeline:
         dtype=args.dtype,
         steps=args.steps,
         guidance=args.guidance,
+        noise_span=args.noise_span,
         preset=args.preset,
         guidance_interval=args.guidance_interval,
         cache_steps=args.cache_steps,
@@ -392,6 +400,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--guidance {args.guidance}: expected a number such as 3.5")
     if args.steps is not None and not 1 <= args.steps <= 1000:
         raise UserError(f"--steps {args.steps}: expected 1 to 1000")
+    if args.noise_span is not None and not 1 <= args.noise_span <= 1000:
+        raise UserError(f"--noise-span {args.noise_span}: expected 1 (each clip anew) to 1000")
     if args.cache_steps is not None and not 1 <= args.cache_steps <= 1000:
         raise UserError(f"--cache-steps {args.cache_steps}: expected 1 (none are cached) to 1000")
     if not 0 <= args.seed < 2**32:

@@ -244,20 +244,20 @@ class TestVideos:
         taken = []
 
         def load(model, **options):
-            names = "preset guidance_interval cache_steps latent_carry memory mesh"
+            names = "preset guidance_interval cache_steps latent_carry memory mesh noise_span"
             taken.append(tuple(options[name] for name in names.split()))
             raise UserError("enough")
 
         monkeypatch.setattr(Pipeline, "load", load)
         own = "--guidance-interval 0.2,0.8 --cache-steps 3 --no-latent-carry --memory low"
-        own += " --mesh frames=2"
+        own += " --mesh frames=2 --noise-span 8"
         for arguments in ("", "--preset fast", f"--preset fast {own}"):
             with pytest.raises(UserError, match="enough"):
                 sample.main([*arguments.split(), "--output", str(tmp_path / "o.mp4")])
         assert taken == [
-            ("exact", None, None, None, "auto", None),
-            ("fast", None, None, None, "auto", None),
-            ("fast", (0.2, 0.8), 3, False, "low", "frames=2"),
+            ("exact", None, None, None, "auto", None, None),
+            ("fast", None, None, None, "auto", None, None),
+            ("fast", (0.2, 0.8), 3, False, "low", "frames=2", 8),
         ]
 
 

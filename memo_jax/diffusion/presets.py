@@ -74,5 +74,7 @@ def approximations(sampler: SamplerConfig) -> tuple[str, ...]:
 
 def told(sampler: SamplerConfig) -> str:
     """The sampler in a line: what a video says of how it was made."""
-    start = f"steps={sampler.steps} guidance={sampler.guidance:g}"
-    return " ".join([start, *(approximations(sampler) or ["exact"])])
+    start = [f"steps={sampler.steps}", f"guidance={sampler.guidance:g}"]
+    if sampler.noise_span > 1:
+        start.append(f"noise_span={sampler.noise_span}")
+    return " ".join([*start, *(approximations(sampler) or ["exact"])])

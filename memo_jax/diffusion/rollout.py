@@ -169,8 +169,7 @@ def clip(
     noise = inputs.noise
     if noise is None:
         b, f = inputs.audio.shape[:2]
-        shape = (b, f, *portrait.latents.shape[1:])
-        noise = jax.random.normal(jax.random.fold_in(key, carry.clip), shape, jnp.float32)
+        noise = clip_noise(sampler, key, carry.clip, (b, f, *portrait.latents.shape[1:]))
     audio, noise = exchange.own_frames(inputs.audio), exchange.own_frames(noise)
     latents = denoise(generator, sampler, clip_condition, audio, inputs.emotion, noise)
     frames = decode(generator.vae, latents, one_by_one=sampler.device_memory == "low")
@@ -179,6 +178,28 @@ def clip(
     seen = jnp.concatenate([carry.past, made], axis=1)
     after = Carry(clip_condition.memory, seen[:, -sampler.past_frames :], carry.clip + 1)
     return after, frames
+
+
+def clip_noise(
+    sampler: SamplerConfig, key: PRNGKeyArray, clip: Int[Array, ""], shape: tuple[int, ...]
+) -> Float[Array, "b f h w z"]:
+    """A clip's noise, a function of `key` and the clip's number alone.
+
+    With a `noise_span` above 1 it turns from one draw into the next over so many clips, on the
+    quarter circle that keeps its variance, and every other clip has it from its last frame to its
+    first: a clip begins with nearly the noise that the one before ended with. Each clip's noise
+    by itself is normal and independent from frame to frame, whatever the span.
+    """
+    span = sampler.noise_span
+
+    def draw(number: Int[Array, ""]) -> Float[Array, "b f h w z"]:
+        return jax.random.normal(jax.random.fold_in(key, number), shape, jnp.float32)
+
+    if span == 1:
+        return draw(clip)
+    angle = (clip % span).astype(jnp.float32) * (jnp.pi / 2 / span)
+    noise = jnp.cos(angle) * draw(clip // span) + jnp.sin(angle) * draw(clip // span + 1)
+    return jnp.where(clip % 2 == 0, noise, noise[:, ::-1])
 
 
 def rollout(

@@ -10,7 +10,14 @@ from jaxtyping import UInt8
 
 from memo_jax.evaluate.people import Task
 from memo_jax.puppets.emotion import number
-from memo_jax.puppets.measures import emotion_accuracy, identity_by_second, jitter, lips, seams
+from memo_jax.puppets.measures import (
+    emotion_accuracy,
+    identity_by_second,
+    jitter,
+    lips,
+    seams,
+    sway,
+)
 from memo_jax.puppets.readers import Readers
 
 QUIET = -45.0  # dB of full scale: below it a voice is taken for silence
@@ -29,6 +36,7 @@ class Figures:
       emotion: share of frames that show the emotion asked for.
       identity: mean cosine of all frames with the portrait.
       jitter: of the head's place, in pictures' widths per frame and frame.
+      sway: of the head's place, in pictures' widths from its mean; the drawn faces have 0.015.
       seams: how much more the picture changes from clip to clip than inside one.
       by_second: cosine of each second's frames with the portrait.
     """
@@ -40,6 +48,7 @@ class Figures:
     emotion: float
     identity: float
     jitter: float
+    sway: float
     seams: float
     by_second: tuple[float, ...]
 
@@ -65,6 +74,7 @@ def figures(
         emotion=emotion_accuracy(seen.shown, number(task.emotion)),
         identity=float(np.mean(seen.identity @ portrait.identity[0])),
         jitter=jitter(seen.x, seen.y),
+        sway=sway(seen.x, seen.y),
         seams=seams(frames, clip),
         by_second=tuple(float(x) for x in seconds),
     )
@@ -78,6 +88,7 @@ NUMBERS = (
     "emotion",
     "identity",
     "jitter",
+    "sway",
     "seams",
     "kept",
 )

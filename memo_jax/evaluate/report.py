@@ -17,11 +17,12 @@ HEADS = {
     "emotion": "emotion, %",
     "identity": "identity",
     "jitter": "jitter, 1e-3",
+    "sway": "sway, 1e-3",
     "seams": "seams",
     "kept": "identity kept",
 }
-SCALES = {"emotion": 100.0, "jitter": 1000.0}
-DIGITS = {"emotion": 1, "lag": 2}
+SCALES = {"emotion": 100.0, "jitter": 1000.0, "sway": 1000.0}
+DIGITS = {"emotion": 1, "lag": 2, "jitter": 1, "sway": 1, "seams": 2}
 
 Found = Mapping[str, Sequence[Sequence[Figures]]]
 """Variant -> seed -> video; variants whose model was not given are missing."""

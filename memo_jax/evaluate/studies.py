@@ -58,6 +58,8 @@ OTHER_TRAININGS = {
 
 _GUIDANCE = (1.0, 2.0, 3.5, 5.0, 7.0)
 _DECAYS = (0.5, 0.7, 0.9, 0.97, 1.0)
+_SPANS = (1, 2, 4, 8, 16)
+_MOTION = ("jitter", "sway", "seams")
 _LIPS = ("lips", "lag", "lips_at_once", "loudness")
 
 STUDIES: dict[str, Study] = {
@@ -68,7 +70,7 @@ STUDIES: dict[str, Study] = {
             Variant("another emotion than the voice's", tasks={"asked": "other"}),
             *(Variant(f"espeak-ng, {name}", tasks={"speech": name}) for name in SENTENCES),
         ),
-        (*_LIPS, "emotion", "identity", "jitter", "seams"),
+        (*_LIPS, "emotion", "identity", *_MOTION),
         people=16,
     ),
     "drift": Study(
@@ -84,7 +86,7 @@ STUDIES: dict[str, Study] = {
             ),
             Variant("long memory"),
         ),
-        ("identity", "kept", "seams", "jitter", "lips", "emotion"),
+        ("identity", "kept", *_MOTION, "lips", "emotion"),
         people=2,
         seconds=None,
         per_second=True,
@@ -92,7 +94,7 @@ STUDIES: dict[str, Study] = {
     "decay": Study(
         "How fast should memory fade?",
         tuple(Variant(f"g = {g:g}", motion={"decay": g}) for g in _DECAYS),
-        ("identity", "kept", "seams", "jitter", "lips", "emotion"),
+        ("identity", "kept", *_MOTION, "lips", "emotion"),
         people=2,
         seconds=None,
         per_second=True,
@@ -103,7 +105,7 @@ STUDIES: dict[str, Study] = {
             Variant("as in the paper", motion={"memory_decay": "paper"}),
             Variant("as released", motion={"memory_decay": "released"}),
         ),
-        ("identity", "kept", "seams", "jitter", "lips", "emotion"),
+        ("identity", "kept", *_MOTION, "lips", "emotion"),
         people=2,
         seconds=None,
         per_second=True,
@@ -135,7 +137,7 @@ STUDIES: dict[str, Study] = {
             for name, model in (("16, 32 or 48", "dynamic"), ("16", MAIN))
             for n in (16, 48)
         ),
-        ("identity", "kept", "seams", "jitter", "lips", "emotion"),
+        ("identity", "kept", *_MOTION, "lips", "emotion"),
         people=4,
         seconds=10.0,
         per_second=True,
@@ -143,7 +145,14 @@ STUDIES: dict[str, Study] = {
     "steps": Study(
         "How many steps of the sampler?",
         tuple(Variant(f"{n}", sampler={"steps": n}) for n in (4, 8, 20)),
-        (*_LIPS, "emotion", "identity", "jitter", "seams"),
+        (*_LIPS, "emotion", "identity", *_MOTION),
+    ),
+    "noise": Study(
+        "Over how many clips should the noise turn into another?",
+        tuple(Variant(f"{n}", sampler={"noise_span": n}) for n in _SPANS),
+        (*_MOTION, "lips_at_once", "emotion", "identity"),
+        people=4,
+        seconds=10.0,
     ),
     "distilled": Study(
         "Do four steps of a student, without guidance, do what twenty with it do?",
@@ -153,6 +162,6 @@ STUDIES: dict[str, Study] = {
             Variant("4 steps without guidance", sampler={"steps": 4, "guidance": 1.0}),
             Variant("a student's 4 steps", "student"),
         ),
-        (*_LIPS, "emotion", "identity", "jitter", "seams"),
+        (*_LIPS, "emotion", "identity", *_MOTION),
     ),
 }

@@ -108,6 +108,7 @@ class Pipeline:
         dtype: str | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        noise_span: int | None = None,
         preset: str = EXACT,
         guidance_interval: tuple[float, float] | None = None,
         cache_steps: int | None = None,
@@ -123,7 +124,7 @@ class Pipeline:
           model: its name or folder.
           dtype: what matmuls and convolutions run in: "bfloat16", or "float32", which is the
             default on CPUs because they are no faster in bfloat16.
-          steps, guidance: in place of the model's own.
+          steps, guidance, noise_span: (`SamplerConfig`) in place of the model's own.
           preset: "exact", or a named approximation that costs less ("fast", "draft").
           guidance_interval, cache_steps, latent_carry: approximations one by one
             (`SamplerConfig`), in place of the preset's.
@@ -146,6 +147,7 @@ class Pipeline:
             with_preset(loaded.spec.sampler, preset),
             steps=steps,
             guidance=guidance,
+            noise_span=noise_span,
             guidance_interval=guidance_interval,
             cache_steps=cache_steps,
             latent_carry=latent_carry,

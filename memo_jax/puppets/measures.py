@@ -91,6 +91,19 @@ def jitter(*tracks: Float[np.ndarray, " n"]) -> float:
     return float(np.sqrt(np.mean(np.square(bends))))
 
 
+def sway(*tracks: Float[np.ndarray, " n"]) -> float:
+    """Root mean square of how far the tracks are from their means: 0 for still heads.
+
+    Tracks are of one unit, such as the head's place as a share of the picture.
+
+    Raises:
+      UserError: no frames.
+    """
+    if min(len(track) for track in tracks) < 1:
+        raise UserError("sway is of one frame at least")
+    return float(np.sqrt(np.mean([np.var(np.asarray(t, np.float64)) for t in tracks])))
+
+
 def seams(frames: UInt8[np.ndarray, "n s s 3"], clip: int) -> float:
     """How much more the picture changes from a clip's last frame to the next one's first than from
     frame to frame inside a clip: 1 where nobody could tell clips apart; mean absolute differences.

@@ -69,6 +69,8 @@ def test_exact_is_the_default_and_nothing_else():
     assert with_preset(tried, "exact") == exact
     low = dataclasses.replace(exact, device_memory="low")  # not a preset's to decide
     assert told(with_preset(low, "exact")) == "steps=20 guidance=3.5 device_memory=low"
+    slow = dataclasses.replace(exact, noise_span=8)  # nor is this
+    assert told(with_preset(slow, "exact")) == "steps=20 guidance=3.5 noise_span=8 exact"
     # What is on but changes nothing is no approximation.
     assert not approximations(SamplerConfig(guidance=1.0, guidance_interval=(0.2, 0.8)))
 

@@ -73,6 +73,12 @@ def test_heads_that_shake(readers, drawn, right):
     assert figures(readers, shaken, task, FPS, CLIP).jitter > 5 * right.jitter
 
 
+def test_heads_that_do_not_move(readers, drawn, right):
+    task, frames = drawn
+    still = np.repeat(frames[:1], len(frames), axis=0)
+    assert 0.005 < right.sway < 0.03 and figures(readers, still, task, FPS, CLIP).sway < 1e-6
+
+
 def test_clips_that_do_not_go_on(readers, drawn, right):
     task, frames = drawn
     assert right.seams == pytest.approx(1, abs=0.5)

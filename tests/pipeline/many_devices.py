@@ -49,7 +49,7 @@ SAMPLER = SamplerConfig(
 VARIANTS = {
     "": {},
     "low": {"device_memory": "low"},
-    "unguided": {"guidance": 1.0, "past_frames": 8},
+    "unguided": {"guidance": 1.0, "past_frames": 8, "noise_span": 2},
     "fast": {
         "steps": 4,
         "guidance_interval": (0.5, 1.0),

@@ -68,6 +68,15 @@ def test_jitter_is_of_what_does_not_move_evenly():
         measures.jitter(np.zeros(2))
 
 
+def test_sway_is_how_far_heads_go():
+    still, there_and_back = np.full(8, 0.3), np.tile([0.1, 0.3], 4)
+    assert measures.sway(still) == 0
+    assert measures.sway(there_and_back) == pytest.approx(0.1)
+    assert measures.sway(still, there_and_back) == pytest.approx(0.1 / np.sqrt(2))
+    with pytest.raises(UserError, match="one frame"):
+        measures.sway(np.zeros(0))
+
+
 def test_seams_are_how_much_more_changes_between_clips():
     inside = np.repeat(np.arange(0, 12, 2), 4).reshape(6, 2, 2, 1)  # 2 from frame to frame
     even = np.broadcast_to(inside, (6, 2, 2, 3)).astype(np.uint8)
