@@ -284,7 +284,17 @@ def _distributed(how: str) -> Iterator[None]:
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     overrides = [a.removeprefix(OVERRIDE) for a in arguments if a.startswith(OVERRIDE)]
     rest = [a for a in arguments if not a.startswith(OVERRIDE)]
-    return parser().parse_args(rest), overrides
+    options = parser()
+    args, unknown = options.parse_known_args(rest)
+    fields = TrainConfig().to_dict()
+    for argument in unknown:
+        name, _, value = argument.partition("=")
+        field = name.removeprefix("--").replace("-", "_")
+        if argument.startswith("--") and field in fields:
+            options.error(f"{name} is a field of the config: {OVERRIDE}{field}={value or 'VALUE'}")
+    if unknown:
+        options.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args, overrides
 
 
 def _set(values: dict[str, Any], override: str) -> None:

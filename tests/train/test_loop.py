@@ -170,6 +170,21 @@ def test_mistakes_are_one_line(argument, message, train):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--log_every=1", "--log_every is a field of the config: --config.log_every=1;"),
+        ("--batch-size", "--batch-size is a field of the config: --config.batch_size=VALUE;"),
+        ("--foo=3", "unrecognized arguments: --foo=3;"),
+    ],
+)
+def test_no_option_is_one_line_and_2(argument, message, train):
+    with pytest.raises(SystemExit) as refused:
+        train(argument)
+    assert refused.value.code == 2
+    assert message in train.said and train.said.count("\n") == 1
+
+
 @pytest.fixture(scope="module")
 def tiniest(tmp_path_factory):
     return stand_in.write_tiniest(tmp_path_factory.mktemp("samples") / "tiniest")
