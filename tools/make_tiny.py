@@ -74,7 +74,7 @@ CONFIGS = {
     ),
 }
 
-SAMPLER = SamplerConfig(image_size=64, fps=25, steps=4, guidance=2.0)
+SAMPLER = SamplerConfig(image_size=64, fps=25, noise_span=4, steps=4, guidance=2.0)
 
 
 def make(seed: int, audio_attention: AudioAttention = "joint") -> Model:

@@ -36,7 +36,7 @@ class Figures:
       emotion: share of frames that show the emotion asked for.
       identity: mean cosine of all frames with the portrait.
       jitter: of the head's place, in pictures' widths per frame and frame.
-      sway: of the head's place, in pictures' widths from its mean; the drawn faces have 0.015.
+      sway: of the head's place, in pictures' widths from its mean; the drawn faces have 0.016.
       seams: how much more the picture changes from clip to clip than inside one.
       by_second: cosine of each second's frames with the portrait.
     """
