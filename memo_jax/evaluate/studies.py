@@ -68,6 +68,7 @@ STUDIES: dict[str, Study] = {
         (
             Variant("as shipped"),
             Variant("another emotion than the voice's", tasks={"asked": "other"}),
+            Variant("each clip's noise its own", sampler={"noise_span": 1}),
             *(Variant(f"espeak-ng, {name}", tasks={"speech": name}) for name in SENTENCES),
         ),
         (*_LIPS, "emotion", "identity", *_MOTION),
