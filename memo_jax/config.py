@@ -454,9 +454,8 @@ class SamplerConfig(Config):
     ("zeros" after the projection as released, or the "projected" zeros that training uses);
     `audio_padding` and `emotion_times` are "released" or sample-"exact".
 
-    `noise_span`: over how many clips the noise turns from one draw into the next, so that what a
-    model reads from it, such as how the head is held, goes on from clip to clip; with 1 clips have
-    independent noise, as published. Each clip's own noise is normal, whatever the span.
+    `noise_span`: over how many clips the noise turns into another, so that what is read from it,
+    such as how the head is held, goes on; with 1, as published, each clip's is drawn anew.
 
     Approximations, all off: guidance at the noise levels in `guidance_interval` alone, deep
     features that serve `cache_steps` steps, and with `latent_carry` past frames as the latents
