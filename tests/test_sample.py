@@ -95,9 +95,10 @@ class TestVideos:
         path, _, err = make("--audio", sound(0.1))
         with av.open(str(path)) as video:
             tags = {k.lower(): v for k, v in video.metadata.items()}
-        guidance = tiny.spec.sampler.guidance
+        sampler = tiny.spec.sampler
         assert tags["comment"] == (
-            f"AI-generated talking portrait; model=tiny seed=0 steps=2 guidance={guidance:g} exact"
+            "AI-generated talking portrait; model=tiny seed=0 steps=2 "
+            f"guidance={sampler.guidance:g} noise_span={sampler.noise_span} exact"
         )
         assert "note: " in err and "frame" in err
 
