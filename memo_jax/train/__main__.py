@@ -94,10 +94,10 @@ def main(arguments: Sequence[str]) -> None:
         ended = _train(config, settings, args, stop)
         if not ended.done:
             _tell(f"stopped at step {ended.step}, saved; the same line goes on from there")
-            # Who takes a machine away wants to hear that all is well; after Ctrl-C nothing that
-            # follows in the same line, such as the next stage, may begin.
-            if stop.asked == signal.SIGINT:
-                raise SystemExit(INTERRUPTED)
+    # Who takes a machine away wants to hear that all is well; after Ctrl-C nothing that follows in
+    # the same line, such as the next stage, may begin. Out here, where processes have parted.
+    if not ended.done and stop.asked == signal.SIGINT:
+        raise SystemExit(INTERRUPTED)
 
 
 def configure(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[TrainConfig, RunConfig]:
