@@ -24,7 +24,7 @@ class LogMelConfig(Config):
     """`moments` per video frame, each of `bands` between `low` and `high` Hz.
 
     Power in dB of a full-scale tone becomes (dB - centre) / scale, and nothing lies below `floor`;
-    with the defaults silence is -2 and the loudest tone about 2.
+    with the defaults silence is -1.2 and the loudest tone about 3.6.
     """
 
     moments: int = 4
